@@ -1,0 +1,3 @@
+//! A simulated PCI machine, and guests that walk it the way real ones do.
+
+pub mod platform;

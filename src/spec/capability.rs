@@ -1,0 +1,95 @@
+//! Capability lists (7.5.3, 7.6; IDs from PCI Code and ID Assignment 1.16).
+
+/// Capability ID of the list in the first 256 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CapabilityId(pub u8);
+
+#[expect(missing_docs, reason = "the names are the specification's")]
+impl CapabilityId {
+    pub const POWER_MANAGEMENT: Self = Self(0x01);
+    pub const AGP: Self = Self(0x02);
+    pub const VPD: Self = Self(0x03);
+    pub const SLOT_IDENTIFICATION: Self = Self(0x04);
+    pub const MSI: Self = Self(0x05);
+    pub const PCI_X: Self = Self(0x07);
+    pub const VENDOR_SPECIFIC: Self = Self(0x09);
+    pub const HOT_PLUG_CONTROLLER: Self = Self(0x0c);
+    pub const SUBSYSTEM_ID: Self = Self(0x0d);
+    pub const PCI_EXPRESS: Self = Self(0x10);
+    pub const MSI_X: Self = Self(0x11);
+    pub const SATA: Self = Self(0x12);
+    pub const ADVANCED_FEATURES: Self = Self(0x13);
+    pub const ENHANCED_ALLOCATION: Self = Self(0x14);
+    pub const FLATTENING_PORTAL_BRIDGE: Self = Self(0x15);
+}
+
+/// Extended Capability ID of the list from 100h on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExtendedCapabilityId(pub u16);
+
+#[expect(missing_docs, reason = "the names are the specification's")]
+impl ExtendedCapabilityId {
+    pub const NULL: Self = Self(0x0000);
+    pub const AER: Self = Self(0x0001);
+    pub const VIRTUAL_CHANNEL: Self = Self(0x0002);
+    pub const DEVICE_SERIAL_NUMBER: Self = Self(0x0003);
+    pub const ROOT_COMPLEX_LINK_DECLARATION: Self = Self(0x0005);
+    pub const MFVC: Self = Self(0x0008);
+    pub const VIRTUAL_CHANNEL_MFVC: Self = Self(0x0009);
+    pub const VENDOR_SPECIFIC: Self = Self(0x000b);
+    pub const ACS: Self = Self(0x000d);
+    pub const ARI: Self = Self(0x000e);
+    pub const ATS: Self = Self(0x000f);
+    pub const SR_IOV: Self = Self(0x0010);
+    pub const MULTICAST: Self = Self(0x0012);
+    pub const PAGE_REQUEST: Self = Self(0x0013);
+    pub const RESIZABLE_BAR: Self = Self(0x0015);
+    pub const TPH_REQUESTER: Self = Self(0x0017);
+    pub const LTR: Self = Self(0x0018);
+    pub const SECONDARY_PCI_EXPRESS: Self = Self(0x0019);
+    pub const PASID: Self = Self(0x001b);
+    pub const DPC: Self = Self(0x001d);
+    pub const L1_PM_SUBSTATES: Self = Self(0x001e);
+    pub const PTM: Self = Self(0x001f);
+    pub const VF_RESIZABLE_BAR: Self = Self(0x0024);
+    pub const DATA_LINK_FEATURE: Self = Self(0x0025);
+    pub const PHYSICAL_LAYER_16: Self = Self(0x0026);
+    pub const LANE_MARGINING: Self = Self(0x0027);
+    pub const DOE: Self = Self(0x002e);
+    pub const IDE: Self = Self(0x0030);
+}
+
+/// First DWORD of a capability: ID in bits 7:0, pointer to the next in 15:8.
+pub const NEXT: u32 = 0xff00;
+/// The pointer's lowest two bits are reserved.
+pub const POINTER: u8 = 0xfc;
+
+/// Extended Capability Header: ID in bits 15:0, version in 19:16, offset of the next in 31:20.
+pub const EXTENDED_NEXT: u32 = 0xfff0_0000;
+
+/// More entries than fit are a loop: 192 bytes after the header, four each.
+pub const MAX_CAPABILITIES: usize = 48;
+/// More entries than fit are a loop: 3840 bytes, eight each as Linux counts (`pci_find_next_ext_capability`).
+pub const MAX_EXTENDED_CAPABILITIES: usize = 480;
+
+/// The ID in the first DWORD of a capability.
+pub const fn id_of(dword: u32) -> CapabilityId {
+    CapabilityId(dword.to_le_bytes()[0])
+}
+
+/// The byte offset of the next capability; 0 ends the list.
+pub const fn next_of(dword: u32) -> u8 {
+    dword.to_le_bytes()[1] & POINTER
+}
+
+/// The ID in an Extended Capability Header.
+pub const fn extended_id_of(dword: u32) -> ExtendedCapabilityId {
+    let [low, high, ..] = dword.to_le_bytes();
+    ExtendedCapabilityId(u16::from_le_bytes([low, high]))
+}
+
+/// The byte offset of the next extended capability; 0 ends the list.
+pub const fn extended_next_of(dword: u32) -> u16 {
+    let [.., low, high] = dword.to_le_bytes();
+    (u16::from_le_bytes([low, high]) >> 4) & 0xffc
+}

@@ -1,0 +1,15 @@
+//! Numbers and layouts the specifications fix, one file per structure; no choices of ours.
+//!
+//! Section numbers are of the PCI Express Base Specification, revision 6.0, where nothing else is said. Registers are
+//! spelt as it spells them. Bit numbers are those of the register, or of the DWORD where the text says DWORD.
+
+pub mod bar;
+pub mod capability;
+pub mod cardbus;
+pub mod enhanced_allocation;
+pub mod express;
+pub mod header;
+pub mod msix;
+pub mod sriov;
+pub mod type0;
+pub mod type1;

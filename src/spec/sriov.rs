@@ -1,0 +1,19 @@
+//! Single Root I/O Virtualization Extended Capability (9.3.3). DWORD indices are relative to the capability.
+
+/// SR-IOV Control (15:0) and Status (31:16).
+pub const CONTROL: u16 = 2;
+/// InitialVFs (15:0) and TotalVFs (31:16).
+pub const TOTAL_VFS: u16 = 3;
+/// NumVFs (15:0) and Function Dependency Link (23:16).
+pub const NUM_VFS: u16 = 4;
+/// First VF Offset (15:0) and VF Stride (31:16).
+pub const VF_OFFSET: u16 = 5;
+/// VF BAR0; five more follow.
+pub const VF_BAR0: u16 = 9;
+/// Number of DWORDs of the structure.
+pub const DWORDS: u16 = 16;
+
+/// VF Enable in SR-IOV Control.
+pub const VF_ENABLE: u32 = 1 << 0;
+/// VF Memory Space Enable in SR-IOV Control.
+pub const VF_MEMORY_SPACE_ENABLE: u32 = 1 << 3;
