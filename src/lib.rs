@@ -22,12 +22,18 @@ pub mod address;
 pub mod decision;
 pub mod delta;
 pub mod mechanism;
+pub mod plan;
+pub mod remapper;
 pub mod spec;
+pub mod topology;
 
 pub use access::{Access, Dword, Lanes, Width};
 pub use address::{Bdf, Guest, Host, ParseBdfError, Span};
 pub use decision::{HostWrite, ReadDecision, Splice, WriteDecision};
 pub use delta::{Backing, MapOp, Space};
+pub use plan::{Finding, Grade, Placement, Plan, PlanError, Relocation};
+pub use remapper::{MapDelta, Remapper, Translation, WriteOutcome};
+pub use topology::Topology;
 #[cfg(feature = "sim")]
 #[allow(
     clippy::arithmetic_side_effects,

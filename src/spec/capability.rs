@@ -67,11 +67,6 @@ pub const POINTER: u8 = 0xfc;
 /// Extended Capability Header: ID in bits 15:0, version in 19:16, offset of the next in 31:20.
 pub const EXTENDED_NEXT: u32 = 0xfff0_0000;
 
-/// More entries than fit are a loop: 192 bytes after the header, four each.
-pub const MAX_CAPABILITIES: usize = 48;
-/// More entries than fit are a loop: 3840 bytes, eight each as Linux counts (`pci_find_next_ext_capability`).
-pub const MAX_EXTENDED_CAPABILITIES: usize = 480;
-
 /// The ID in the first DWORD of a capability.
 pub const fn id_of(dword: u32) -> CapabilityId {
     CapabilityId(dword.to_le_bytes()[0])
@@ -92,4 +87,77 @@ pub const fn extended_id_of(dword: u32) -> ExtendedCapabilityId {
 pub const fn extended_next_of(dword: u32) -> u16 {
     let [.., low, high] = dword.to_le_bytes();
     (u16::from_le_bytes([low, high]) >> 4) & 0xffc
+}
+
+/// Number of DWORDs a capability has; `read` answers the `n`th of them. One for those we know nothing of.
+pub fn capability_dwords(id: CapabilityId, mut read: impl FnMut(u16) -> u32) -> u16 {
+    match id {
+        CapabilityId::POWER_MANAGEMENT
+        | CapabilityId::VPD
+        | CapabilityId::PCI_X
+        | CapabilityId::HOT_PLUG_CONTROLLER
+        | CapabilityId::SUBSYSTEM_ID
+        | CapabilityId::SATA
+        | CapabilityId::ADVANCED_FEATURES => 2,
+        CapabilityId::AGP | CapabilityId::MSI_X => 3,
+        // 7.7.1: bit 23 of the DWORD is 64-bit Address Capable, bit 24 Per-Vector Masking Capable.
+        CapabilityId::MSI => match read(0) >> 23 & 0b11 {
+            0b00 => 3,
+            0b01 => 4,
+            0b10 => 5,
+            _ => 6,
+        },
+        // 7.9.4: Capability Length in bytes, bits 23:16.
+        CapabilityId::VENDOR_SPECIFIC => u16::from(read(0).to_le_bytes()[2]).div_ceil(4).max(1),
+        CapabilityId::PCI_EXPRESS => super::express::DWORDS,
+        CapabilityId::ENHANCED_ALLOCATION => {
+            let mut dwords = 1_u16;
+            for _ in 0..super::enhanced_allocation::entries(read(0)) {
+                let entry = super::enhanced_allocation::entry_size(read(dwords));
+                dwords = dwords.saturating_add(entry).saturating_add(1);
+            }
+            dwords
+        }
+        _ => 1,
+    }
+}
+
+/// Number of DWORDs an extended capability has; `read` answers the `n`th of them. One for those we know nothing of.
+pub fn extended_capability_dwords(id: ExtendedCapabilityId, mut read: impl FnMut(u16) -> u32) -> u16 {
+    match id {
+        ExtendedCapabilityId::AER => 18,
+        ExtendedCapabilityId::VIRTUAL_CHANNEL
+        | ExtendedCapabilityId::MFVC
+        | ExtendedCapabilityId::VIRTUAL_CHANNEL_MFVC => {
+            // 7.9.1: Extended VC Count, bits 2:0 of the second DWORD; three DWORDs for each Virtual Channel.
+            let channels = u16::from(read(1).to_le_bytes()[0] & 0b111).saturating_add(1);
+            channels.saturating_mul(3).saturating_add(4)
+        }
+        ExtendedCapabilityId::DEVICE_SERIAL_NUMBER
+        | ExtendedCapabilityId::PTM
+        | ExtendedCapabilityId::DATA_LINK_FEATURE => 3,
+        ExtendedCapabilityId::ACS
+        | ExtendedCapabilityId::ARI
+        | ExtendedCapabilityId::ATS
+        | ExtendedCapabilityId::LTR
+        | ExtendedCapabilityId::PASID => 2,
+        ExtendedCapabilityId::SR_IOV => super::sriov::DWORDS,
+        ExtendedCapabilityId::PAGE_REQUEST => 4,
+        // 7.8.6.3: Number of Resizable BARs, bits 7:5 of the first control register; two DWORDs for each.
+        ExtendedCapabilityId::RESIZABLE_BAR | ExtendedCapabilityId::VF_RESIZABLE_BAR => {
+            let bars = u16::from(read(2).to_le_bytes()[0] >> 5);
+            bars.saturating_mul(2).saturating_add(1)
+        }
+        ExtendedCapabilityId::TPH_REQUESTER => {
+            // 7.9.13.2: a Steering Tag table in the structure (location 1) of Table Size + 1 entries, two bytes each.
+            let capability = read(1);
+            let [_, _, low, high] = capability.to_le_bytes();
+            let entries = (u16::from_le_bytes([low, high]) & 0x7ff).saturating_add(1);
+            if capability >> 9 & 0b11 == 1 { entries.div_ceil(2).saturating_add(3) } else { 3 }
+        }
+        ExtendedCapabilityId::L1_PM_SUBSTATES => 5,
+        ExtendedCapabilityId::DPC => 16,
+        ExtendedCapabilityId::DOE => 6,
+        _ => 1,
+    }
 }

@@ -1,0 +1,230 @@
+//! The checks behind [`Plan::findings`]: one small function for each thing that can be wrong.
+
+use super::finding::{Cause, Evidence, Finding};
+use super::placement::{Place, Places, has_page_to_itself};
+use super::{IoBars, Plan, Relocation};
+use crate::access::Dword;
+use crate::address::{Bdf, Guest, Host};
+use crate::delta::Space;
+use crate::spec::bar::BarKind;
+use crate::spec::header::{self, Command};
+use crate::spec::type1;
+use crate::topology::{Bar, Function};
+
+type MoveCheck = fn(&Plan<'_>, Relocation, &Function) -> Option<Finding>;
+
+const MOVE_CHECKS: [MoveCheck; 13] = [
+    address_occupied,
+    no_way_to_the_bus,
+    bridge_is_gone,
+    no_first_function,
+    beyond_reach_of_scan,
+    shown_behind_upstream_port,
+    is_a_bridge,
+    boot_display,
+    fixed_addresses,
+    broken_list,
+    sriov_hidden,
+    root_window_unknown,
+    leaves_siblings,
+];
+
+const BARS: usize = 7;
+/// The checks of one move: those of the function, then those of its BARs.
+const PER_MOVE: usize = MOVE_CHECKS.len() + BARS;
+/// The functions a leaving function 0 may leave behind.
+const SIBLINGS: usize = 7;
+
+/// Runs every check on every move, and the one on siblings on every function that leaves its place.
+#[expect(clippy::large_types_passed_by_value, reason = "the iterator keeps it")]
+pub(super) fn findings(plan: &Plan<'_>, places: Places) -> impl Iterator<Item = Finding> {
+    let moves = plan.relocations().len();
+    let checks = (0..moves.saturating_mul(PER_MOVE)).filter_map(move |nth| {
+        let (index, check) = (nth.checked_div(PER_MOVE)?, nth.checked_rem(PER_MOVE)?);
+        let relocation = *plan.relocations().get(index)?;
+        let function = plan.host().function(relocation.host)?;
+        if let Some(check) = MOVE_CHECKS.get(check) {
+            return check(plan, relocation, function);
+        }
+        let bar = function.bar(check.checked_sub(MOVE_CHECKS.len())?)?;
+        bar_finding(plan, relocation, function, bar, places.of(index, bar.number()))
+    });
+    let leaving = plan.relocations().iter().map(|relocation| relocation.host).chain(plan.hidden().iter().copied());
+    let left_behind = leaving.flat_map(move |host| {
+        (1..=SIBLINGS).filter_map(move |number| sibling_left_behind(plan, host, u8::try_from(number).ok()?))
+    });
+    checks.chain(left_behind)
+}
+
+fn finding(function: &Function, cause: Cause) -> Finding {
+    Finding { function: function.bdf(), cause, evidence: None }
+}
+
+impl Finding {
+    fn shown_by(mut self, function: &Function, dword: Dword) -> Self {
+        let value = function.header(dword);
+        self.evidence = Some(Evidence { function: function.bdf(), dword, value });
+        self
+    }
+}
+
+fn address_occupied(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let there = plan.host().function(Host(relocation.guest.0))?;
+    let in_the_way = there.bdf() != relocation.host && plan.stays(there.bdf());
+    in_the_way.then(|| finding(function, Cause::AddressOccupied(relocation.guest)).shown_by(there, header::ID))
+}
+
+fn no_way_to_the_bus(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let bus = relocation.guest.0.bus();
+    let host = plan.host();
+    if host.bridge_to(bus).is_some() || host.is_root_bus(bus) {
+        return None;
+    }
+    let passing = host.functions().iter().find(|function| {
+        function.bridge().is_some_and(|bridge| (bridge.secondary..=bridge.subordinate).contains(&bus))
+    });
+    Some(match passing {
+        Some(bridge) => {
+            finding(function, Cause::NoBridgeLeadsThere(relocation.guest)).shown_by(bridge, type1::BUS_NUMBERS)
+        }
+        None => finding(function, Cause::NoSuchBus(relocation.guest)),
+    })
+}
+
+fn bridge_is_gone(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let mut bus = relocation.guest.0.bus();
+    // A bridge is on a lower bus than what is behind it, so the way up ends.
+    while let Some(bridge) = plan.host().bridge_to(bus).filter(|bridge| bridge.bdf().0.bus() < bus) {
+        if !plan.stays(bridge.bdf()) {
+            return Some(finding(function, Cause::BridgeIsGone(relocation.guest, bridge.bdf())));
+        }
+        bus = bridge.bdf().0.bus();
+    }
+    None
+}
+
+fn no_first_function(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let first = relocation.guest.map(|guest| guest.with_function(0));
+    plan.occupant(first).is_none().then(|| finding(function, Cause::NoFirstFunction(relocation.guest)))
+}
+
+/// The port whose type has to be shown differently for the function to be found.
+fn port_that_hides<'t>(plan: &Plan<'t>, relocation: Relocation) -> Option<&'t Function> {
+    let port = plan.host().bridge_to(relocation.guest.0.bus())?;
+    (port.leads_down_a_link() && relocation.guest.0.device() != 0).then_some(port)
+}
+
+/// Whether the port may be shown as an Upstream Port: below another port Linux corrects the type
+/// (`set_pcie_port_type`), on a root bus it cannot.
+fn can_be_upstream(plan: &Plan<'_>, port: &Function) -> bool {
+    plan.host().bridge_to(port.bdf().0.bus()).is_none()
+}
+
+fn on_port(
+    relocation: Relocation,
+    function: &Function,
+    port: &Function,
+    cause: fn(Guest<Bdf>, Host<Bdf>) -> Cause,
+) -> Finding {
+    let evidence = port.express().map(|express| Evidence {
+        function: port.bdf(),
+        dword: express.dword,
+        value: express.registers.first().copied().unwrap_or(0),
+    });
+    Finding { evidence, ..finding(function, cause(relocation.guest, port.bdf())) }
+}
+
+fn beyond_reach_of_scan(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let port = port_that_hides(plan, relocation).filter(|port| !can_be_upstream(plan, port))?;
+    Some(on_port(relocation, function, port, Cause::BeyondReachOfScan))
+}
+
+fn shown_behind_upstream_port(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let port = port_that_hides(plan, relocation).filter(|port| can_be_upstream(plan, port))?;
+    Some(on_port(relocation, function, port, Cause::ShownBehindUpstreamPort))
+}
+
+fn is_a_bridge(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Finding> {
+    let cause = if function.class().is_host_bridge() {
+        Cause::IsHostBridge
+    } else if function.header_type() != header::HeaderType::Type0 {
+        Cause::IsBridge
+    } else {
+        return None;
+    };
+    Some(finding(function, cause).shown_by(function, header::CLASS))
+}
+
+fn boot_display(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Finding> {
+    let decodes = function.command().intersects(Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE);
+    let is_boot_display = function.class().is_vga() && decodes;
+    is_boot_display.then(|| finding(function, Cause::BootDisplay).shown_by(function, header::CLASS))
+}
+
+fn fixed_addresses(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Finding> {
+    let fixed = function.enhanced_allocation().is_some_and(|allocation| allocation.enabled);
+    fixed.then(|| finding(function, Cause::FixedAddresses))
+}
+
+fn broken_list(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Finding> {
+    function.list_fault().map(|fault| finding(function, Cause::BrokenList(fault)))
+}
+
+fn sriov_hidden(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Finding> {
+    function.sriov().map(|sriov| finding(function, Cause::SrIovHidden(sriov.total_vfs)))
+}
+
+fn root_window_unknown(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let bus = relocation.guest.0.bus();
+    let unknown = plan.host().is_root_bus(bus) && plan.host().root_windows(bus).next().is_none();
+    (unknown && function.bars().next().is_some()).then(|| finding(function, Cause::RootWindowUnknown(relocation.guest)))
+}
+
+fn leaves_siblings(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    if relocation.host.0.function() == 0 {
+        return None;
+    }
+    let sibling = plan.host().device(relocation.host).find(|sibling| {
+        let at = plan.relocation_of(sibling.bdf()).map_or(sibling.bdf().0, |other| other.guest.0);
+        sibling.bdf() != relocation.host
+            && !plan.hidden().contains(&sibling.bdf())
+            && !at.same_device(relocation.guest.0)
+    })?;
+    Some(finding(function, Cause::LeavesSiblings(sibling.bdf())))
+}
+
+fn sibling_left_behind(plan: &Plan<'_>, host: Host<Bdf>, number: u8) -> Option<Finding> {
+    let sibling = host.map(|bdf| bdf.with_function(number));
+    let stays = plan.host().function(sibling).is_some() && plan.stays(sibling);
+    let stranded = host.0.function() == 0 && stays && plan.occupant(Guest(host.0)).is_none();
+    stranded.then_some(Finding { function: host, cause: Cause::SiblingLeftBehind(sibling), evidence: None })
+}
+
+fn bar_finding(
+    plan: &Plan<'_>,
+    relocation: Relocation,
+    function: &Function,
+    bar: &Bar,
+    place: Place,
+) -> Option<Finding> {
+    let number = bar.number();
+    let cause = match place {
+        // Linux gives a ROM room only when there is some (`pci_assign_unassigned_resources`).
+        Place::NoWindow | Place::NoRoom if bar.kind() == BarKind::Rom => return None,
+        Place::NoWindow => Cause::NoWindow(number, bar.space(), relocation.guest),
+        Place::NoRoom => Cause::NoRoom(number, super::shown_size(bar), relocation.guest),
+        Place::None if bar.span().is_none() && bar.kind() == BarKind::Rom => return None,
+        Place::None if bar.span().is_none() => Cause::BarUnassigned(number),
+        Place::None if relocation.io_bars == IoBars::Hide => return None,
+        Place::None => Cause::IoBarHidden(number),
+        Place::At(_) | Place::Unknown if bar.space() == Space::Memory && bar.size() < 0x1000 => {
+            if has_page_to_itself(plan, function, bar) {
+                Cause::BarGrown(number, bar.size())
+            } else {
+                Cause::BarTrapped(number, bar.size())
+            }
+        }
+        Place::At(_) | Place::Unknown => return None,
+    };
+    Some(finding(function, cause).shown_by(function, bar.dword(function.header_type())))
+}

@@ -1,0 +1,213 @@
+//! Findings: what speaks against a plan, and the register that proves it.
+
+use core::fmt;
+
+use crate::access::Dword;
+use crate::address::{Bdf, Guest, Host};
+use crate::delta::Space;
+use crate::topology::{ListFault, ROM};
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Grade {
+    /// Good to know.
+    Info,
+    /// It may work; something may be missing.
+    Risk,
+    /// It cannot work; the plan is not built.
+    Error,
+}
+
+/// A register of the host, and what it read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evidence {
+    /// Whose register.
+    pub function: Host<Bdf>,
+    /// Which DWORD.
+    pub dword: Dword,
+    /// What it read when the topology was made.
+    pub value: u32,
+}
+
+/// Something about one move or one hidden function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Finding {
+    /// The function that is moved or hidden.
+    pub function: Host<Bdf>,
+    /// What it is.
+    pub cause: Cause,
+    /// The register that proves it, where one does.
+    pub evidence: Option<Evidence>,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Another function stays at the guest address.
+    AddressOccupied(Guest<Bdf>),
+    /// No host bridge and no bridge has the bus.
+    NoSuchBus(Guest<Bdf>),
+    /// A bridge forwards the bus number, but none has it as its Secondary Bus Number.
+    NoBridgeLeadsThere(Guest<Bdf>),
+    /// The bridge that leads to the bus is hidden or moved.
+    BridgeIsGone(Guest<Bdf>, Host<Bdf>),
+    /// The guest address needs a function 0 in its device, and there is none.
+    NoFirstFunction(Guest<Bdf>),
+    /// Function 0 leaves and this sibling, which needs it to be found, stays.
+    SiblingLeftBehind(Host<Bdf>),
+    /// The function loses its sibling: drivers that pair functions of a device may miss it.
+    LeavesSiblings(Host<Bdf>),
+    /// A link leads down from the destination port, behind which stock Linux looks for device 0 only; the port is
+    /// shown as an Upstream Port, behind which it looks for all 32.
+    ShownBehindUpstreamPort(Guest<Bdf>, Host<Bdf>),
+    /// A link leads down from the destination port and its type cannot be shown differently, as it is below another
+    /// port: stock Linux would not find the function.
+    BeyondReachOfScan(Guest<Bdf>, Host<Bdf>),
+    /// Bridges cannot be moved.
+    IsBridge,
+    /// Host bridges cannot be moved.
+    IsHostBridge,
+    /// The display the machine booted with: legacy VGA addresses do not follow it.
+    BootDisplay,
+    /// BARs at fixed addresses (Enhanced Allocation).
+    FixedAddresses,
+    /// The capability list cannot be trusted.
+    BrokenList(ListFault),
+    /// A BAR was never given an address on the host, so there is nothing to map. It is not shown.
+    BarUnassigned(usize),
+    /// No window of the destination takes the BAR's kind of address.
+    NoWindow(usize, Space, Guest<Bdf>),
+    /// No window of the destination has room for the BAR of this size.
+    NoRoom(usize, u64, Guest<Bdf>),
+    /// An I/O BAR is not shown, because no I/O window with room leads to the destination.
+    IoBarHidden(usize),
+    /// The destination is a root bus and nothing is known of its host bridge's windows.
+    RootWindowUnknown(Guest<Bdf>),
+    /// A BAR smaller than a page is trapped, because its host page holds something else or it starts inside the page.
+    BarTrapped(usize, u64),
+    /// A BAR smaller than a page is shown with the size of a page.
+    BarGrown(usize, u64),
+    /// Virtual Functions do not follow; the capability is hidden.
+    SrIovHidden(u16),
+}
+
+impl Finding {
+    /// How much it matters.
+    pub const fn grade(&self) -> Grade {
+        match self.cause {
+            Cause::AddressOccupied(_)
+            | Cause::NoSuchBus(_)
+            | Cause::NoBridgeLeadsThere(_)
+            | Cause::BridgeIsGone(..)
+            | Cause::NoFirstFunction(_)
+            | Cause::SiblingLeftBehind(_)
+            | Cause::BeyondReachOfScan(..)
+            | Cause::IsBridge
+            | Cause::IsHostBridge
+            | Cause::FixedAddresses
+            | Cause::BrokenList(_)
+            | Cause::NoWindow(..)
+            | Cause::NoRoom(..) => Grade::Error,
+            Cause::BarUnassigned(_) | Cause::IoBarHidden(_) | Cause::BootDisplay | Cause::LeavesSiblings(_) => {
+                Grade::Risk
+            }
+            Cause::ShownBehindUpstreamPort(..)
+            | Cause::RootWindowUnknown(_)
+            | Cause::BarTrapped(..)
+            | Cause::BarGrown(..)
+            | Cause::SrIovHidden(_) => Grade::Info,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.function, self.cause)?;
+        match self.evidence {
+            Some(Evidence { function, dword, value }) => write!(f, " ({function} {dword} reads {value:08x})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Grade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Info => "info",
+            Self::Risk => "risk",
+            Self::Error => "error",
+        })
+    }
+}
+
+/// A BAR as one speaks of it.
+struct BarName(usize);
+
+impl fmt::Display for BarName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == ROM { f.write_str("the Expansion ROM") } else { write!(f, "BAR {}", self.0) }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::AddressOccupied(guest) => write!(f, "{guest} is occupied; move or hide the function that is there"),
+            Self::NoSuchBus(guest) => {
+                write!(f, "no bridge has bus {:02x} of {guest}; choose a bus the machine has", guest.0.bus())
+            }
+            Self::NoBridgeLeadsThere(guest) => {
+                write!(
+                    f,
+                    "bus {:02x} of {guest} is forwarded by a bridge, but is no bridge's secondary bus",
+                    guest.0.bus()
+                )
+            }
+            Self::BridgeIsGone(guest, bridge) => {
+                write!(f, "{guest} lies behind {bridge}, which the guest does not see there")
+            }
+            Self::NoFirstFunction(guest) => {
+                write!(f, "{guest} is never looked for: its device has no function 0; move a function there as well")
+            }
+            Self::SiblingLeftBehind(sibling) => {
+                write!(f, "{sibling} would not be found without function 0; move the whole device, or hide it too")
+            }
+            Self::LeavesSiblings(sibling) => write!(f, "{sibling} stays behind; a driver that pairs them will miss it"),
+            Self::ShownBehindUpstreamPort(guest, port) => {
+                write!(f, "{port} is shown as an Upstream Port, so that {guest} is looked for behind it")
+            }
+            Self::BeyondReachOfScan(guest, port) => write!(
+                f,
+                "behind {port} only device 0 is looked for, so {guest} is not found; choose a function of device 0, or a root bus"
+            ),
+            Self::IsBridge => f.write_str("a bridge cannot be moved; move the functions behind it"),
+            Self::IsHostBridge => f.write_str("a host bridge cannot be moved"),
+            Self::BootDisplay => {
+                f.write_str("it is the display the machine booted with; legacy VGA addresses do not follow it")
+            }
+            Self::FixedAddresses => {
+                f.write_str("it decodes fixed addresses (Enhanced Allocation), which cannot be moved")
+            }
+            Self::BrokenList(fault) => write!(f, "{fault}"),
+            Self::BarUnassigned(bar) => write!(f, "{} has no address on the host and is not shown", BarName(bar)),
+            Self::NoWindow(bar, space, guest) => {
+                write!(f, "{} cannot be placed: no {space} window of its kind leads to {guest}", BarName(bar))
+            }
+            Self::NoRoom(bar, size, guest) => {
+                write!(f, "{} needs {size:#x} bytes, and no window that leads to {guest} has room", BarName(bar))
+            }
+            Self::IoBarHidden(bar) => {
+                write!(f, "{} decodes I/O, no window has room for it, and it is not shown", BarName(bar))
+            }
+            Self::RootWindowUnknown(guest) => {
+                write!(f, "the windows of the host bridge above {guest} are not known; the guest must find room")
+            }
+            Self::BarTrapped(bar, size) => {
+                write!(f, "{} has {size:#x} bytes of a page that holds more; accesses are trapped", BarName(bar))
+            }
+            Self::BarGrown(bar, size) => write!(f, "{} has {size:#x} bytes and is shown as a whole page", BarName(bar)),
+            Self::SrIovHidden(vfs) => write!(f, "its {vfs} Virtual Functions do not follow; SR-IOV is hidden"),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! What the guest shall see, proven against the machine before it is built.
+//!
+//! A [`Plan`] collects moves and hidden functions. Its [findings](Plan::findings) say what speaks against it, each with
+//! the register that proves it; [`build`](Plan::build) refuses a plan with an [`Error`](Grade::Error) among them.
+
+mod check;
+mod finding;
+mod placement;
+mod ports;
+
+pub use finding::{Cause, Evidence, Finding, Grade};
+pub(crate) use placement::{Place, Places, guest_address, has_page_to_itself, shown_size};
+pub(crate) use ports::{Port, Role};
+
+use heapless::Vec;
+use thiserror::Error;
+
+use crate::address::{Bdf, Guest, Host, Span};
+use crate::remapper::Remapper;
+use crate::topology::{Topology, TopologyView};
+
+/// Most functions one plan moves, and most it hides.
+pub const MAX_MOVES: usize = 32;
+/// Most guest address ranges a plan keeps windows away from.
+pub const MAX_RESERVED: usize = 16;
+
+/// Who chooses the guest addresses of a moved function's BARs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum Placement {
+    /// The BARs read zero and decoding is off, so the guest places them, as it does with a function firmware left
+    /// alone (Linux: `pcibios_resource_survey` skips them, `pci_assign_unassigned_resources` places them).
+    #[default]
+    GuestAssigns,
+    /// The planner finds addresses in the destination window, and the guest finds them programmed and enabled, as
+    /// firmware would have left them.
+    PreAssigned,
+}
+
+/// What a moved function's I/O BARs become. I/O ports have no second stage, so they cost an exit for each access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum IoBars {
+    /// Shown; the guest's ports are trapped and forwarded. Hidden all the same when the function decodes memory too and
+    /// no I/O window leads to its new place.
+    #[default]
+    Forward,
+    /// Not shown.
+    Hide,
+}
+
+/// What happens to a moved function's MSI-X Table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum MsixTable {
+    /// Mapped with the rest of its BAR; the guest programs it.
+    #[default]
+    Direct,
+    /// The pages it touches are trapped, for a VMM that owns interrupts.
+    Trapped,
+}
+
+/// One function's move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Relocation {
+    /// The function.
+    pub host: Host<Bdf>,
+    /// Where the guest shall see it.
+    pub guest: Guest<Bdf>,
+    /// Who places its BARs.
+    pub placement: Placement,
+    /// What its I/O BARs become.
+    pub io_bars: IoBars,
+    /// What happens to its MSI-X Table.
+    pub msix_table: MsixTable,
+}
+
+impl Relocation {
+    /// A move with the defaults: the guest places the BARs, I/O ports are forwarded, the MSI-X Table is mapped.
+    pub const fn new(host: Host<Bdf>, guest: Guest<Bdf>) -> Self {
+        Self {
+            host,
+            guest,
+            placement: Placement::GuestAssigns,
+            io_bars: IoBars::Forward,
+            msix_table: MsixTable::Direct,
+        }
+    }
+}
+
+/// Moves and hidden functions, to be checked against a topology and built into a [`Remapper`].
+#[derive(Debug, Clone)]
+pub struct Plan<'t> {
+    host: TopologyView<'t>,
+    relocations: Vec<Relocation, MAX_MOVES>,
+    hidden: Vec<Host<Bdf>, MAX_MOVES>,
+    reserved: Vec<Guest<Span>, MAX_RESERVED>,
+}
+
+/// A plan cannot be made, or not be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// No function answers at this host address.
+    #[error("there is no function at {0}")]
+    NoSuchFunction(Host<Bdf>),
+    /// The function is moved already.
+    #[error("{0} is moved to {1} already; a function has one guest address")]
+    MovedTwice(Host<Bdf>, Guest<Bdf>),
+    /// Another function is moved to this guest address already.
+    #[error("{0} is taken: {1} is moved there already")]
+    AddressTaken(Guest<Bdf>, Host<Bdf>),
+    /// The function is both moved and hidden.
+    #[error("{0} cannot be hidden and moved at once")]
+    HiddenAndMoved(Host<Bdf>),
+    /// More than [`MAX_MOVES`] moves or hidden functions.
+    #[error("{0} is one too many: a plan moves and hides at most {MAX_MOVES} functions each")]
+    TooMany(Host<Bdf>),
+    /// More than [`MAX_RESERVED`] reserved ranges.
+    #[error("more than {MAX_RESERVED} reserved ranges; merge adjacent ones")]
+    TooManyReserved,
+    /// A finding of grade [`Error`](Grade::Error).
+    #[error("{0}")]
+    Refused(Finding),
+    /// The remapper has no room for all functions the plan touches.
+    #[error(
+        "{0} needs one function more than the {1} of this Remapper<F>: the plan touches moved and hidden functions, the ports on their ways, and first functions of the devices involved"
+    )]
+    TooFewFunctions(Host<Bdf>, usize),
+    /// The functions the plan touches lie on more buses than the remapper has room for.
+    #[error("bus {0:02x} is one more than the {1} buses this Remapper<F> has room for")]
+    TooFewBuses(u8, usize),
+    /// A function has more registers to look after than there is room for.
+    #[error("{0} has more registers to look after than there is room for")]
+    TooManyRegisters(Host<Bdf>),
+}
+
+impl<'t> Plan<'t> {
+    /// A plan that changes nothing.
+    ///
+    /// ```
+    /// # use pci_remap::topology::{BarSizes, Function, Topology};
+    /// # let mut nic = [0; 64]; nic[..4].copy_from_slice(&[0x86, 0x80, 0xd3, 0x10]);
+    /// # let function = |bdf: &str| Function::from_bytes(bdf.parse().unwrap(), &nic, &BarSizes::default());
+    /// # let topology = Topology::<4>::from_functions([function("00:03.0"), function("00:04.0")])?;
+    /// use pci_remap::{Plan, PlanError};
+    ///
+    /// let plan = Plan::new(&topology).relocate("00:03.0".parse()?, "00:05.0".parse()?)?;
+    /// assert_eq!(
+    ///     plan.relocate("00:04.0".parse()?, "00:05.0".parse()?).unwrap_err(),
+    ///     PlanError::AddressTaken("00:05.0".parse()?, "00:03.0".parse()?),
+    /// );
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    pub fn new<const N: usize>(topology: &'t Topology<N>) -> Self {
+        Self { host: topology.view(), relocations: Vec::new(), hidden: Vec::new(), reserved: Vec::new() }
+    }
+
+    /// Moves one function with the defaults of [`Relocation::new`].
+    ///
+    /// # Errors
+    /// As [`Self::with`].
+    pub fn relocate(self, host: Host<Bdf>, guest: Guest<Bdf>) -> Result<Self, PlanError> {
+        self.with(Relocation::new(host, guest))
+    }
+
+    /// Moves all functions of a device with the defaults, each keeping its function number.
+    ///
+    /// # Errors
+    /// As [`Self::with`].
+    pub fn relocate_device(mut self, host: Host<Bdf>, guest: Guest<Bdf>) -> Result<Self, PlanError> {
+        if self.host.device(host).next().is_none() {
+            return Err(PlanError::NoSuchFunction(host));
+        }
+        for function in self.host.device(host) {
+            let bdf = function.bdf();
+            self = self.relocate(bdf, guest.map(|guest| guest.with_function(bdf.0.function())))?;
+        }
+        Ok(self)
+    }
+
+    /// Moves one function.
+    ///
+    /// # Errors
+    /// [`PlanError::NoSuchFunction`], [`PlanError::MovedTwice`], [`PlanError::AddressTaken`],
+    /// [`PlanError::HiddenAndMoved`] and [`PlanError::TooMany`].
+    pub fn with(mut self, relocation: Relocation) -> Result<Self, PlanError> {
+        let Relocation { host, guest, .. } = relocation;
+        if self.host.function(host).is_none() {
+            return Err(PlanError::NoSuchFunction(host));
+        }
+        if let Some(earlier) = self.relocation_of(host) {
+            return Err(PlanError::MovedTwice(host, earlier.guest));
+        }
+        if let Some(earlier) = self.relocations.iter().find(|earlier| earlier.guest == guest) {
+            return Err(PlanError::AddressTaken(guest, earlier.host));
+        }
+        if self.hidden.contains(&host) {
+            return Err(PlanError::HiddenAndMoved(host));
+        }
+        self.relocations.push(relocation).map_err(|_| PlanError::TooMany(host))?;
+        Ok(self)
+    }
+
+    /// Hides a function: the guest finds nothing at its address. Hiding one twice is hiding it.
+    ///
+    /// # Errors
+    /// [`PlanError::NoSuchFunction`], [`PlanError::HiddenAndMoved`] and [`PlanError::TooMany`].
+    pub fn hide(mut self, host: Host<Bdf>) -> Result<Self, PlanError> {
+        if self.host.function(host).is_none() {
+            return Err(PlanError::NoSuchFunction(host));
+        }
+        if self.relocation_of(host).is_some() {
+            return Err(PlanError::HiddenAndMoved(host));
+        }
+        if !self.hidden.contains(&host) {
+            self.hidden.push(host).map_err(|_| PlanError::TooMany(host))?;
+        }
+        Ok(self)
+    }
+
+    /// Keeps windows away from guest addresses that are something else: RAM, local APICs, the ECAM window. A BAR the
+    /// guest puts there is not mapped until it leaves.
+    ///
+    /// # Errors
+    /// [`PlanError::TooManyReserved`].
+    pub fn reserve(mut self, span: Guest<Span>) -> Result<Self, PlanError> {
+        self.reserved.push(span).map_err(|_| PlanError::TooManyReserved)?;
+        Ok(self)
+    }
+
+    /// The moves, in the order they were added. It is also the order in which overlapping windows are served.
+    pub fn relocations(&self) -> &[Relocation] {
+        &self.relocations
+    }
+
+    /// The hidden functions.
+    pub fn hidden(&self) -> &[Host<Bdf>] {
+        &self.hidden
+    }
+
+    /// What speaks against the plan, and what is worth knowing.
+    pub fn findings(&self) -> impl Iterator<Item = Finding> {
+        check::findings(self, Places::find(self))
+    }
+
+    /// The state machine of this plan, with room for `F` touched functions.
+    ///
+    /// # Errors
+    /// [`PlanError::Refused`] with the first finding of grade [`Error`](Grade::Error);
+    /// [`PlanError::TooFewFunctions`], [`PlanError::TooFewBuses`] and [`PlanError::TooManyRegisters`] when `F` is too
+    /// small.
+    pub fn build<const F: usize>(&self) -> Result<Remapper<F>, PlanError> {
+        match self.findings().find(|finding| finding.grade() == Grade::Error) {
+            Some(finding) => Err(PlanError::Refused(finding)),
+            None => Remapper::build(self),
+        }
+    }
+
+    pub(crate) fn host(&self) -> TopologyView<'t> {
+        self.host
+    }
+
+    pub(crate) fn reserved(&self) -> &[Guest<Span>] {
+        &self.reserved
+    }
+
+    pub(crate) fn relocation_of(&self, host: Host<Bdf>) -> Option<&Relocation> {
+        self.relocations.iter().find(|relocation| relocation.host == host)
+    }
+
+    /// Whether the guest finds the function at its own address.
+    pub(crate) fn stays(&self, host: Host<Bdf>) -> bool {
+        self.relocation_of(host).is_none_or(|relocation| relocation.guest.0 == host.0) && !self.hidden.contains(&host)
+    }
+
+    /// The function the guest finds at this address.
+    pub(crate) fn occupant(&self, guest: Guest<Bdf>) -> Option<Host<Bdf>> {
+        let moved = self.relocations.iter().find(|relocation| relocation.guest == guest).map(|moved| moved.host);
+        moved.or_else(|| {
+            let own = Host(guest.0);
+            if self.host.function(own).is_some() && self.stays(own) { Some(own) } else { None }
+        })
+    }
+
+    /// The functions the guest finds on a bus, with their guest addresses.
+    pub(crate) fn guest_bus(&self, bus: u8) -> impl Iterator<Item = (Guest<Bdf>, Host<Bdf>)> {
+        let moved = self.relocations.iter().map(|relocation| (relocation.guest, relocation.host));
+        let staying = self.host.bus(bus).map(|function| (Guest(function.bdf().0), function.bdf()));
+        let staying = staying.filter(|(_, host)| self.relocation_of(*host).is_none() && self.stays(*host));
+        moved.chain(staying).filter(move |(guest, _)| guest.0.bus() == bus)
+    }
+
+    /// Whether the guest finds another function in the same device as this address.
+    pub(crate) fn has_siblings(&self, guest: Guest<Bdf>) -> bool {
+        self.guest_bus(guest.0.bus()).any(|(other, _)| other != guest && other.0.same_device(guest.0))
+    }
+}

@@ -1,0 +1,183 @@
+//! Where the BARs of moved functions fit: in the windows that lead to their new bus, clear of what is there.
+//!
+//! The order and the rules are Linux's (`__pci_assign_resource`), so that what fits here fits there: largest first,
+//! lowest place first, prefetchable BARs in the prefetchable window or else in the other, all others in the other only.
+
+use super::{IoBars, MAX_MOVES, Plan, Relocation};
+use crate::address::{Guest, Host, Span};
+use crate::delta::Space;
+use crate::spec::bar::BarKind;
+use crate::topology::{Bar, Function};
+
+/// What became of one BAR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// There is no such BAR, or it is not shown.
+    None,
+    /// It is shown; nothing is known about windows.
+    Unknown,
+    /// It fits here.
+    At(u64),
+    /// No window takes its kind.
+    NoWindow,
+    /// No window has room.
+    NoRoom,
+}
+
+/// The places of all BARs of all moved functions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Places {
+    places: [[Place; 7]; MAX_MOVES],
+}
+
+impl Places {
+    /// Places everything, largest first.
+    pub(crate) fn find(plan: &Plan<'_>) -> Self {
+        let mut places = Self { places: [[Place::None; 7]; MAX_MOVES] };
+        for size in (0..63).rev().map(|bit| 1_u64 << bit) {
+            for (index, relocation) in plan.relocations().iter().enumerate() {
+                let Some(function) = plan.host().function(relocation.host) else { continue };
+                for bar in function.bars().filter(|bar| shown_size(bar) == size && is_shown(bar, relocation)) {
+                    let place = places.place(plan, relocation, bar);
+                    if let Some(slot) = places.places.get_mut(index).and_then(|places| places.get_mut(bar.number())) {
+                        *slot = place;
+                    }
+                }
+            }
+        }
+        places.hide_optional_io(plan);
+        places
+    }
+
+    /// What became of a BAR of the `index`th move.
+    pub(crate) fn of(&self, index: usize, bar: usize) -> Place {
+        self.places.get(index).and_then(|places| places.get(bar)).copied().unwrap_or(Place::None)
+    }
+
+    /// Drivers that have memory BARs do without I/O, and Linux does not enable a function of which one BAR has no
+    /// place (`pci_enable_resources`): an I/O BAR without a place is better not there.
+    fn hide_optional_io(&mut self, plan: &Plan<'_>) {
+        for (places, relocation) in self.places.iter_mut().zip(plan.relocations()) {
+            let Some(function) = plan.host().function(relocation.host) else { continue };
+            let has_memory = function.bars().any(|bar| bar.space() == Space::Memory && bar.kind() != BarKind::Rom);
+            for bar in function.bars().filter(|bar| has_memory && bar.space() == Space::Io) {
+                if let Some(place @ (Place::NoRoom | Place::NoWindow)) = places.get_mut(bar.number()) {
+                    *place = Place::None;
+                }
+            }
+        }
+    }
+
+    fn place(&self, plan: &Plan<'_>, relocation: &Relocation, bar: &Bar) -> Place {
+        let bus = relocation.guest.0.bus();
+        let mut any = false;
+        for window in windows(plan, bus, bar.kind()) {
+            any = true;
+            if let Some(at) = self.lowest_fit(plan, bus, bar, window) {
+                return Place::At(at);
+            }
+        }
+        let nothing_known = plan.host().bridge_to(bus).is_none() && plan.host().root_windows(bus).next().is_none();
+        match any {
+            true => Place::NoRoom,
+            false if nothing_known => Place::Unknown,
+            false => Place::NoWindow,
+        }
+    }
+
+    fn lowest_fit(&self, plan: &Plan<'_>, bus: u8, bar: &Bar, window: Span) -> Option<u64> {
+        let size = shown_size(bar);
+        let mut at = align_up(window.start().max(1), size)?;
+        loop {
+            let span = Span::new(at, size)?;
+            if !window.covers(span) {
+                return None;
+            }
+            match self.obstacle(plan, bus, bar.space(), span) {
+                Some(obstacle) => at = align_up(obstacle.last().checked_add(1)?, size)?,
+                None => return Some(at),
+            }
+        }
+    }
+
+    /// Something on the bus that has addresses in the span already.
+    fn obstacle(&self, plan: &Plan<'_>, bus: u8, space: Space, span: Span) -> Option<Span> {
+        let host = plan.host();
+        let staying = host.bus(bus).filter(|function| plan.stays(function.bdf()));
+        let bars = staying.clone().flat_map(Function::bars).filter(|bar| bar.space() == space).filter_map(Bar::span);
+        let behind = staying.filter_map(Function::bridge).flat_map(|bridge| match space {
+            Space::Io => [bridge.io, None],
+            Space::Memory => [bridge.memory, bridge.prefetchable.map(|window| window.span)],
+        });
+        let reserved = plan.reserved().iter().filter(|_| space == Space::Memory).map(|reserved| reserved.0);
+        let placed = self.placed(plan, bus).filter(|(kind, _)| *kind == space).map(|(_, span)| span);
+        let host_spans = bars.chain(behind.flatten()).map(|Host(span)| span);
+        host_spans.chain(reserved).chain(placed).find(|other| other.overlaps(span))
+    }
+
+    /// What was placed on the bus so far.
+    fn placed(&self, plan: &Plan<'_>, bus: u8) -> impl Iterator<Item = (Space, Span)> {
+        let moves = plan.relocations().iter().zip(&self.places);
+        moves.filter(move |(relocation, _)| relocation.guest.0.bus() == bus).flat_map(move |(relocation, places)| {
+            let bars = plan.host().function(relocation.host).into_iter().flat_map(Function::bars);
+            bars.filter_map(move |bar| match places.get(bar.number()) {
+                Some(Place::At(at)) => Some((bar.space(), Span::new(*at, shown_size(bar))?)),
+                _ => None,
+            })
+        })
+    }
+}
+
+/// The size the guest finds: memory BARs are at least a page, so that no two share one.
+pub(crate) fn shown_size(bar: &Bar) -> u64 {
+    if bar.space() == Space::Memory { bar.size().max(0x1000) } else { bar.size() }
+}
+
+fn is_shown(bar: &Bar, relocation: &Relocation) -> bool {
+    bar.span().is_some() && (bar.space() == Space::Memory || relocation.io_bars == IoBars::Forward)
+}
+
+/// The windows that lead to a bus and take this kind of BAR, best first, cut to what its register can hold.
+fn windows(plan: &Plan<'_>, bus: u8, kind: BarKind) -> impl Iterator<Item = Span> {
+    let space = if kind.is_memory() { Space::Memory } else { Space::Io };
+    let bridge = plan.host().bridge_to(bus).and_then(Function::bridge);
+    let behind_bridge = bridge.map_or([None, None], |bridge| match space {
+        Space::Io => [bridge.io, None],
+        Space::Memory => {
+            let prefetchable = bridge.prefetchable.map(|window| window.span);
+            [prefetchable.filter(|_| kind.is_prefetchable()), bridge.memory]
+        }
+    });
+    let root = plan.host().root_windows(bus).filter(move |window| bridge.is_none() && window.space == space);
+    // The last byte of 4 GiB is left alone: a BAR there cannot be told from one that is being sized.
+    let reach = if kind.is_64_bit() { Span::from_bounds(0, u64::MAX) } else { Span::from_bounds(0, 0xffff_fffe) };
+    let spans = behind_bridge.into_iter().flatten().chain(root.map(|window| window.span)).map(|Host(span)| span);
+    spans.filter_map(move |span| reach?.intersection(span))
+}
+
+/// `size` is a power of two.
+fn align_up(address: u64, size: u64) -> Option<u64> {
+    let mask = size.wrapping_sub(1);
+    Some(address.checked_add(mask)? & !mask)
+}
+
+/// Whether the page around a small BAR holds nothing else, so that the page may be mapped for it.
+pub(crate) fn has_page_to_itself(plan: &Plan<'_>, owner: &Function, bar: &Bar) -> bool {
+    let Some(Host(span)) = bar.span() else { return false };
+    let page = span.pages();
+    let alone = plan.host().functions().iter().all(|function| {
+        function.bars().filter(|other| other.space() == Space::Memory).all(|other| {
+            let same = function.bdf() == owner.bdf() && other.number() == bar.number();
+            same || other.span().is_none_or(|Host(other)| !other.overlaps(page))
+        })
+    });
+    alone && span.start() == page.start()
+}
+
+/// The guest address a pre-assigned BAR starts with.
+pub(crate) fn guest_address(place: Place) -> Option<Guest<u64>> {
+    match place {
+        Place::At(at) => Some(Guest(at)),
+        _ => None,
+    }
+}

@@ -1,0 +1,68 @@
+//! What each bridge becomes in the guest's view.
+
+use super::Plan;
+use crate::address::{Bdf, Host};
+use crate::topology::{Bridge, Function};
+
+/// What a plan makes of a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Something behind it moved away or is hidden, and the guest finds nothing on its secondary bus.
+    Vacant,
+    /// Something behind it moved away or is hidden, and the guest still finds something on its secondary bus.
+    Guarded,
+    /// Nothing left it, but something moved in.
+    Destination,
+}
+
+/// A bridge the plan touches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Port<'t> {
+    pub(crate) function: &'t Function,
+    pub(crate) bridge: Bridge,
+    pub(crate) role: Role,
+    /// Whether it is shown as an Upstream Port, so that Linux looks for all device numbers behind it.
+    pub(crate) as_upstream: bool,
+}
+
+impl<'t> Plan<'t> {
+    /// All bridges the plan touches.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = Port<'t>> {
+        self.host().functions().iter().filter_map(|function| self.port(function))
+    }
+
+    fn port(&self, function: &'t Function) -> Option<Port<'t>> {
+        let bridge = function.bridge()?;
+        let as_upstream = self.needs_all_devices(function, bridge);
+        let role = if self.lost(bridge) {
+            if self.guest_bus(bridge.secondary).next().is_some() { Role::Guarded } else { Role::Vacant }
+        } else if as_upstream || self.gained(bridge) {
+            Role::Destination
+        } else {
+            return None;
+        };
+        Some(Port { function, bridge, role, as_upstream })
+    }
+
+    /// Whether something that is wired behind the bridge does not appear behind it.
+    fn lost(&self, bridge: Bridge) -> bool {
+        self.host().functions().iter().any(|function| {
+            let bdf = function.bdf();
+            let leaves = self.relocation_of(bdf).is_some_and(|relocation| !behind(bridge, relocation.guest.0));
+            behind(bridge, bdf.0) && (leaves || self.hidden().contains(&bdf))
+        })
+    }
+
+    /// Whether something that is wired elsewhere appears on the secondary bus.
+    fn gained(&self, bridge: Bridge) -> bool {
+        self.guest_bus(bridge.secondary).any(|(_, Host(host))| !behind(bridge, host))
+    }
+
+    fn needs_all_devices(&self, function: &Function, bridge: Bridge) -> bool {
+        function.leads_down_a_link() && self.guest_bus(bridge.secondary).any(|(guest, _)| guest.0.device() != 0)
+    }
+}
+
+fn behind(bridge: Bridge, bdf: Bdf) -> bool {
+    (bridge.secondary..=bridge.subordinate).contains(&bdf.bus())
+}

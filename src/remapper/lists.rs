@@ -1,0 +1,78 @@
+//! Hiding capabilities: the entry before a hidden one points past it, and its registers read zero.
+
+use super::rule::{Rules, TooManyRules};
+use crate::access::Dword;
+use crate::spec::capability::{CapabilityId, EXTENDED_NEXT, ExtendedCapabilityId, NEXT};
+use crate::spec::header::{self, Status};
+use crate::topology::Function;
+
+/// Hides all capabilities `is_hidden` names. The list stays well formed, and ends where the host's was cut.
+pub(super) fn hide_capabilities(
+    rules: &mut Rules,
+    function: &Function,
+    is_hidden: impl Fn(CapabilityId) -> bool,
+) -> Result<(), TooManyRules> {
+    let list = function.capabilities();
+    if !list.iter().any(|entry| is_hidden(entry.id)) && function.list_fault().is_none() {
+        return Ok(());
+    }
+    // Where the pointer to the next visible entry is: first in the header, then in the entry before.
+    let mut pointer = (function.header_type().capabilities_pointer(), 0);
+    let mut is_empty = true;
+    for entry in list {
+        if is_hidden(entry.id) {
+            rules.zero(entry.dword, within(entry.dwords, entry.dword, list.iter().map(|other| other.dword)));
+        } else {
+            point(rules, pointer, entry.dword.offset())?;
+            pointer = (entry.dword, NEXT.trailing_zeros());
+            is_empty = false;
+        }
+    }
+    point(rules, pointer, 0)?;
+    if is_empty {
+        rules.fix(header::COMMAND, u32::from(Status::CAPABILITIES_LIST.bits()) << 16, 0)?;
+    }
+    Ok(())
+}
+
+fn point(rules: &mut Rules, (dword, shift): (Dword, u32), to: u16) -> Result<(), TooManyRules> {
+    rules.fix(dword, 0xff_u32.wrapping_shl(shift), u32::from(to).wrapping_shl(shift))
+}
+
+/// Hides all extended capabilities `is_hidden` names. The list starts at 100h, so a hidden entry there becomes a null
+/// capability that keeps its pointer (7.6.3: ID and version zero).
+pub(super) fn hide_extended_capabilities(
+    rules: &mut Rules,
+    function: &Function,
+    is_hidden: impl Fn(ExtendedCapabilityId) -> bool,
+) -> Result<(), TooManyRules> {
+    let list = function.extended_capabilities();
+    if !list.iter().any(|entry| is_hidden(entry.id)) && function.list_fault().is_none() {
+        return Ok(());
+    }
+    let mut last_visible = header::EXTENDED;
+    for entry in list {
+        if is_hidden(entry.id) {
+            rules.zero(entry.dword, within(entry.dwords, entry.dword, list.iter().map(|other| other.dword)));
+            if entry.dword == header::EXTENDED {
+                rules.fix(header::EXTENDED, !0, 0)?;
+            }
+        } else {
+            if entry.dword != header::EXTENDED {
+                point_extended(rules, last_visible, entry.dword.offset())?;
+            }
+            last_visible = entry.dword;
+        }
+    }
+    point_extended(rules, last_visible, 0)
+}
+
+fn point_extended(rules: &mut Rules, from: Dword, to: u16) -> Result<(), TooManyRules> {
+    rules.fix(from, EXTENDED_NEXT, u32::from(to) << 20)
+}
+
+/// The part of a capability's length that no other capability of the list starts in.
+fn within(dwords: u16, first: Dword, others: impl Iterator<Item = Dword>) -> u16 {
+    let room = others.filter(|other| *other > first).map(|other| other.index().wrapping_sub(first.index())).min();
+    room.map_or(dwords, |room| room.min(dwords))
+}

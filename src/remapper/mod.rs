@@ -1,0 +1,397 @@
+//! The state machine: guest accesses in, decisions and map changes out.
+
+mod index;
+mod lists;
+mod pending;
+mod rule;
+mod touched;
+mod window;
+
+pub use pending::{MapDelta, WriteOutcome};
+
+use heapless::Vec;
+
+use self::index::{Entry, Index, MAX_FUNCTIONS};
+use self::rule::{Effect, TooManyRules, Treatment};
+use self::touched::Touched;
+use self::window::Window;
+use crate::access::{Access, Lanes};
+use crate::address::{Bdf, Guest, Host, Span};
+use crate::decision::{HostWrite, ReadDecision, Splice, WriteDecision};
+use crate::delta::Space;
+use crate::plan::{MAX_RESERVED, Places, Plan, PlanError, Role};
+
+/// One PCI segment group as one guest sees it, with room for `F` touched functions.
+///
+/// Reads decide and change nothing; writes may change what the guest's windows mean. The caller carries out a decision,
+/// then applies the whole delta, then resumes the guest. A guest cannot cause an error.
+///
+/// `F` counts moved and hidden functions, the ports they left or went behind, and first functions of devices whose
+/// number of functions changes; 4 is enough for one move, 253 is the most.
+#[derive(Debug, Clone)]
+pub struct Remapper<const F: usize> {
+    index: Index<F>,
+    /// Moved functions first, in the order of the plan.
+    functions: Vec<Touched, F>,
+    /// Functions with windows that are not what they shall be.
+    pending: Vec<u8, F>,
+    reserved: Vec<Guest<Span>, MAX_RESERVED>,
+}
+
+/// Where the bytes at a guest address are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Translation {
+    /// Not ours: whatever the guest has there without this crate.
+    Untouched,
+    /// Nothing is there: reads are all ones, writes are dropped.
+    Absent,
+    /// Hardware has it here.
+    Host(Host<u64>),
+}
+
+/// Guest addresses, in Routing ID order, whose configuration accesses must reach the remapper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrapRange {
+    /// The first function.
+    pub first: Guest<Bdf>,
+    /// The last function.
+    pub last: Guest<Bdf>,
+}
+
+impl<const F: usize> Remapper<F> {
+    /// What to do with a read.
+    #[inline]
+    pub fn read(&self, access: Guest<Access>) -> ReadDecision {
+        let Guest(access) = access;
+        let touched = match self.index.entry(Guest(access.function())) {
+            Entry::Plain => return ReadDecision::Passthrough,
+            Entry::Absent => return ReadDecision::Hide,
+            Entry::Touched(index) => self.functions.get(index),
+        };
+        let Some(touched) = touched else { return ReadDecision::Passthrough };
+        let to = Host(access.of(touched.host));
+        match touched.rules.of(access.dword()) {
+            Treatment::Plain => ReadDecision::Redirect { to, splice: Splice::HARDWARE },
+            Treatment::Zero => ReadDecision::Emulate(0),
+            Treatment::Rule(rule) if rule.from_hardware & access.lanes().mask() == 0 => {
+                ReadDecision::Emulate(rule.shadow)
+            }
+            Treatment::Rule(rule) => {
+                let splice = Splice { hardware: rule.from_hardware, shadow: rule.shadow };
+                ReadDecision::Redirect { to, splice }
+            }
+        }
+    }
+
+    /// What to do with a write of these lanes of `value`, and what it changes.
+    #[inline]
+    pub fn write(&mut self, access: Guest<Access>, value: u32) -> WriteOutcome<'_, F> {
+        let decision = self.decide_write(access.0, value);
+        WriteOutcome { decision, delta: MapDelta::new(self) }
+    }
+
+    /// All changes that are due: at the start what conceals the host's own addresses and maps pre-assigned windows;
+    /// later, what was not confirmed.
+    pub fn pending(&mut self) -> MapDelta<'_, F> {
+        MapDelta::new(self)
+    }
+
+    /// What the host writes before the guest starts, so that moved functions are reached.
+    pub fn preparation(&self) -> impl Iterator<Item = HostWrite> {
+        self.functions.iter().filter_map(|touched| {
+            let (dword, value) = touched.preparation?;
+            Some(HostWrite { to: Host(Access::new(touched.host, dword, Lanes::run(0, 2)?)), value })
+        })
+    }
+
+    /// The guest addresses whose configuration accesses must be trapped; all others never need an exit.
+    /// [`Ecam::page`](crate::mechanism::Ecam::page) turns an address into a page.
+    pub fn traps(&self) -> impl Iterator<Item = TrapRange> {
+        let is_plain = |id| self.index.entry(Guest(Bdf::from_routing_id(id))) == Entry::Plain;
+        let mut next = Some(0_u16);
+        core::iter::from_fn(move || {
+            let first = (next?..=u16::MAX).find(|id| !is_plain(*id))?;
+            let end = (first..=u16::MAX).find(|id| is_plain(*id));
+            next = end;
+            let last = end.map_or(u16::MAX, |end| end.wrapping_sub(1));
+            Some(TrapRange { first: Guest(Bdf::from_routing_id(first)), last: Guest(Bdf::from_routing_id(last)) })
+        })
+    }
+
+    /// Where the byte at a guest address is, for accesses that were trapped. Follows what was confirmed.
+    pub fn translate(&self, space: Space, guest: Guest<u64>) -> Translation {
+        let Guest(address) = guest;
+        let windows =
+            || self.functions.iter().flat_map(|touched| &touched.windows).filter(|window| window.space() == space);
+        match windows().find_map(|window| window.translate(address)) {
+            Some(Some(host)) => Translation::Host(host),
+            Some(None) => Translation::Absent,
+            None if windows().any(|window| window.host.0.contains(address)) => Translation::Absent,
+            None => Translation::Untouched,
+        }
+    }
+
+    /// The function the guest finds at an address, if it finds another there than the hardware has, or none.
+    /// `None` stands for an address the plan does not touch.
+    pub fn to_host(&self, guest: Guest<Bdf>) -> Option<Option<Host<Bdf>>> {
+        match self.index.entry(guest) {
+            Entry::Plain => None,
+            Entry::Absent => Some(None),
+            Entry::Touched(index) => Some(self.functions.get(index).map(|touched| Host(touched.host))),
+        }
+    }
+
+    /// Where the guest finds a function of the host; `None` when it does not.
+    pub fn to_guest(&self, host: Host<Bdf>) -> Option<Guest<Bdf>> {
+        match self.functions.iter().find(|touched| touched.host == host.0) {
+            Some(touched) => touched.guest.map(Guest),
+            None if self.index.entry(Guest(host.0)) == Entry::Plain => Some(Guest(host.0)),
+            None => None,
+        }
+    }
+
+    #[inline]
+    fn decide_write(&mut self, access: Access, value: u32) -> WriteDecision {
+        let index = match self.index.entry(Guest(access.function())) {
+            Entry::Plain => return WriteDecision::Passthrough,
+            Entry::Absent => return WriteDecision::Hide,
+            Entry::Touched(index) => index,
+        };
+        let Some(touched) = self.functions.get_mut(index) else { return WriteDecision::Passthrough };
+        let to = Host(access.of(touched.host));
+        let rule = match touched.rules.of_mut(access.dword()) {
+            Treatment::Plain => return WriteDecision::Redirect { to, value },
+            Treatment::Zero => return WriteDecision::Emulate,
+            Treatment::Rule(rule) => rule,
+        };
+        let lanes = access.lanes().mask();
+        let shadow = rule.shadow & !(rule.writable & lanes) | value & rule.writable & lanes;
+        let changed = shadow != rule.shadow;
+        rule.shadow = shadow;
+        let decision = if rule.to_hardware & lanes == 0 {
+            WriteDecision::Emulate
+        } else {
+            WriteDecision::Redirect { to, value: value & rule.to_hardware | rule.hold }
+        };
+        if changed && rule.effect == Effect::Decoding {
+            self.settle(index);
+        }
+        decision
+    }
+
+    /// Works out anew where the windows of a function shall be, after one of its registers changed, and those of later
+    /// functions where the two meet: of windows that overlap, the first in the order of the plan is served.
+    fn settle(&mut self, index: usize) {
+        let Some(touched) = self.functions.get_mut(index) else { return };
+        let before = touched.reach;
+        touched.claim();
+        let area = union(before, touched.reach);
+        self.serve(index);
+        let Some(area) = area else { return };
+        for later in index.saturating_add(1)..self.functions.len() {
+            let meets = |touched: &Touched| touched.reach.is_some_and(|reach| reach.overlaps(area));
+            if self.functions.get(later).is_some_and(meets) {
+                self.serve(later);
+            }
+        }
+    }
+
+    /// Gives each window of a function the place it claims, unless something comes first there.
+    fn serve(&mut self, index: usize) {
+        let count = self.functions.get(index).map_or(0, |touched| touched.windows.len());
+        let mut is_pending = false;
+        for number in 0..count {
+            let wanted = self.window(index, number).map_or(0, |window| match window.span_at(window.claim) {
+                Some(span) if !self.is_taken(index, number, window.space(), span) => window.claim,
+                _ => 0,
+            });
+            if let Some(window) = self.functions.get_mut(index).and_then(|touched| touched.windows.get_mut(number)) {
+                window.wanted = wanted;
+                is_pending |= window.is_pending();
+            }
+        }
+        let listed = u8::try_from(index).is_ok_and(|index| self.pending.contains(&index));
+        if is_pending && !listed {
+            // As long as the list of functions; an index is in it once.
+            let _ = u8::try_from(index).map(|index| self.pending.push(index));
+        }
+    }
+
+    fn window(&self, index: usize, number: usize) -> Option<&Window> {
+        self.functions.get(index)?.windows.get(number)
+    }
+
+    /// Whether a reserved range or an earlier window has an address of the span.
+    fn is_taken(&self, index: usize, number: usize, space: Space, span: Span) -> bool {
+        let claims = |window: &Window| {
+            window.space() == space && window.span_at(window.claim).is_some_and(|claim| claim.overlaps(span))
+        };
+        let earlier = self.functions.get(..index).unwrap_or_default().iter();
+        let mut near = earlier.filter(|touched| touched.reach.is_some_and(|reach| reach.overlaps(span)));
+        space == Space::Memory && self.reserved.iter().any(|reserved| reserved.0.overlaps(span))
+            || near.any(|touched| touched.windows.iter().any(claims))
+            || self.functions.get(index).is_some_and(|own| own.windows.iter().take(number).any(claims))
+    }
+
+    /// Whether a window that shall go away, but is still there, has an address of the span.
+    fn is_stale(&self, own: &Window, span: Span) -> bool {
+        let windows = self.pending.iter().filter_map(|index| self.functions.get(usize::from(*index)));
+        windows.flat_map(|touched| &touched.windows).any(|window| {
+            window.applied != window.wanted
+                && window.space() == own.space()
+                && window.span_at(window.applied).is_some_and(|stale| stale.overlaps(span))
+        })
+    }
+
+    /// Takes functions whose windows are what they shall be off the list.
+    fn forget_settled(&mut self) {
+        let functions = &self.functions;
+        self.pending.retain(|index| {
+            functions.get(usize::from(*index)).is_some_and(|touched| touched.windows.iter().any(Window::is_pending))
+        });
+    }
+}
+
+impl Touched {
+    /// Takes over from the registers where the windows shall be.
+    fn claim(&mut self) {
+        self.reach = None;
+        for window in &mut self.windows {
+            window.claim = window.claim_of(&self.rules);
+            self.reach = union(self.reach, window.span_at(window.claim));
+        }
+    }
+}
+
+/// The smallest range around both.
+fn union(a: Option<Span>, b: Option<Span>) -> Option<Span> {
+    match (a, b) {
+        (Some(a), Some(b)) => Span::from_bounds(a.start().min(b.start()), a.last().max(b.last())),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Building a remapper from a plan without errors.
+impl<const F: usize> Remapper<F> {
+    pub(crate) fn build(plan: &Plan<'_>) -> Result<Self, PlanError> {
+        let mut remapper =
+            Self { index: Index::new(), functions: Vec::new(), pending: Vec::new(), reserved: Vec::new() };
+        remapper.reserved.extend_from_slice(plan.reserved()).map_err(|_| PlanError::TooManyReserved)?;
+        remapper.empty_vacated(plan)?;
+        remapper.add_moved(plan)?;
+        remapper.add_hidden(plan)?;
+        remapper.add_ports(plan)?;
+        remapper.set_multi_function_bits(plan)?;
+        for index in 0..remapper.functions.len() {
+            if let Some(touched) = remapper.functions.get_mut(index) {
+                touched.claim();
+            }
+            remapper.serve(index);
+        }
+        Ok(remapper)
+    }
+
+    /// Nothing is at the places of moved and hidden functions, nor on a bus all functions left, nor at the device
+    /// numbers a downstream link does not carry: functions that ignore the device number would answer there.
+    fn empty_vacated(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        for port in plan.ports() {
+            let from = match port.role {
+                Role::Vacant => 0,
+                Role::Guarded | Role::Destination if port.as_upstream => 8,
+                Role::Guarded | Role::Destination => continue,
+            };
+            for devfn in from..=u8::MAX {
+                let empty = Guest(Bdf::from_routing_id(u16::from_be_bytes([port.bridge.secondary, devfn])));
+                self.set(empty, Entry::Absent)?;
+            }
+        }
+        let leaving = plan.relocations().iter().map(|relocation| relocation.host).chain(plan.hidden().iter().copied());
+        for Host(host) in leaving {
+            self.set(Guest(host), Entry::Absent)?;
+        }
+        Ok(())
+    }
+
+    fn add_moved(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        let places = Places::find(plan);
+        for (index, relocation) in plan.relocations().iter().enumerate() {
+            let Some(function) = plan.host().function(relocation.host) else { continue };
+            let moved = Touched::moved(plan, &places, index, relocation, function);
+            self.add(moved.map_err(|TooManyRules| PlanError::TooManyRegisters(relocation.host))?)?;
+        }
+        Ok(())
+    }
+
+    fn add_hidden(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        for function in plan.hidden().iter().filter_map(|host| plan.host().function(*host)) {
+            self.add(Touched::hidden(function))?;
+        }
+        Ok(())
+    }
+
+    fn add_ports(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        // A destination port that shows as it is needs no look.
+        for port in plan.ports().filter(|port| port.role != Role::Destination || port.as_upstream) {
+            let bdf = port.function.bdf();
+            if plan.stays(bdf) {
+                self.add(Touched::port(&port).map_err(|TooManyRules| PlanError::TooManyRegisters(bdf))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Function 0 of every device that gains or loses functions says whether there are others.
+    fn set_multi_function_bits(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        let places = plan.relocations().iter().flat_map(|relocation| [relocation.guest, Guest(relocation.host.0)]);
+        for place in places.chain(plan.hidden().iter().map(|hidden| Guest(hidden.0))) {
+            let first = place.map(|place| place.with_function(0));
+            let Some(function) = plan.occupant(first).and_then(|host| plan.host().function(host)) else { continue };
+            let has_siblings = plan.has_siblings(first);
+            let touched = match self.index.entry(first) {
+                Entry::Touched(index) => Some(index),
+                _ if function.is_multi_function() == has_siblings => None,
+                _ => Some(self.add(Touched::staying(function))?),
+            };
+            if let Some(touched) = touched.and_then(|index| self.functions.get_mut(index)) {
+                let set = touched.set_multi_function(has_siblings);
+                set.map_err(|TooManyRules| PlanError::TooManyRegisters(function.bdf()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, touched: Touched) -> Result<usize, PlanError> {
+        let index = self.functions.len();
+        let too_few = PlanError::TooFewFunctions(Host(touched.host), F.min(MAX_FUNCTIONS));
+        let guest = touched.guest;
+        if index >= MAX_FUNCTIONS {
+            return Err(too_few);
+        }
+        self.functions.push(touched).map_err(|_| too_few)?;
+        if let Some(guest) = guest {
+            self.set(Guest(guest), Entry::Touched(index))?;
+        }
+        Ok(index)
+    }
+
+    fn set(&mut self, place: Guest<Bdf>, entry: Entry) -> Result<(), PlanError> {
+        self.index.set(place, entry).map_err(|bus| PlanError::TooFewBuses(bus, F))
+    }
+}
+
+/// What the remapper makes of functions, to be shown to people.
+impl<const F: usize> Remapper<F> {
+    /// Number of functions the guest finds elsewhere, or that answer differently than the hardware.
+    pub fn touched_functions(&self) -> impl Iterator<Item = (Host<Bdf>, Option<Guest<Bdf>>)> {
+        self.functions.iter().map(|touched| (Host(touched.host), touched.guest.map(Guest)))
+    }
+
+    /// The registers of a touched function that are not the hardware's alone, and the bits of each that still are.
+    pub fn emulated_registers(&self, host: Host<Bdf>) -> impl Iterator<Item = (crate::Dword, u32)> {
+        let touched = self.functions.iter().find(move |touched| touched.host == host.0);
+        touched.into_iter().flat_map(|touched| touched.rules.ruled()).map(|(dword, treatment)| match treatment {
+            Treatment::Rule(rule) => (dword, rule.from_hardware),
+            Treatment::Zero | Treatment::Plain => (dword, 0),
+        })
+    }
+}

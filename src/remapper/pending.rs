@@ -1,0 +1,126 @@
+//! Handing out the changes that are due: concealments and unmaps before any map.
+
+use super::Remapper;
+use super::window::{Concealed, PARTS, Window};
+use crate::decision::WriteDecision;
+use crate::delta::MapOp;
+
+/// What a write comes to.
+#[derive(Debug)]
+#[must_use]
+pub struct WriteOutcome<'r, const F: usize> {
+    /// What to do with the write. Do it first.
+    pub decision: WriteDecision,
+    /// What to change in the second stage, before the guest runs again.
+    pub delta: MapDelta<'r, F>,
+}
+
+/// The changes of the second stage that are due, one after the other.
+///
+/// It is derived, not queued: the difference of what the registers say and what was [confirmed](Self::confirm). A change
+/// that is not confirmed, because applying it failed or because the delta was dropped, is due again next time.
+///
+/// ```text
+/// while let Some(change) = delta.next() {
+///     if second_stage.apply(change) { delta.confirm() }
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct MapDelta<'r, const F: usize> {
+    remapper: &'r mut Remapper<F>,
+    stage: Stage,
+    /// Place in the list of functions with changes.
+    place: usize,
+    window: usize,
+    part: u8,
+    /// Where the change handed out last belongs.
+    last: Option<Last>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Conceal,
+    Unmap,
+    Map,
+    Done,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    stage: Stage,
+    function: usize,
+    window: usize,
+    part: u8,
+}
+
+impl<'r, const F: usize> MapDelta<'r, F> {
+    #[inline]
+    pub(super) fn new(remapper: &'r mut Remapper<F>) -> Self {
+        Self { remapper, stage: Stage::Conceal, place: 0, window: 0, part: 0, last: None }
+    }
+
+    /// Whether nothing is due.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.remapper.pending.is_empty()
+    }
+
+    /// The next change; `None` after the last. Each is handed out once.
+    #[expect(clippy::should_implement_trait, reason = "an iterator cannot be told that its item was applied")]
+    #[inline]
+    pub fn next(&mut self) -> Option<MapOp> {
+        if self.remapper.pending.is_empty() { None } else { self.advance() }
+    }
+
+    /// The change handed out last is in force.
+    pub fn confirm(&mut self) {
+        let Some(Last { stage, function, window, part }) = self.last.take() else { return };
+        let window = self.remapper.functions.get_mut(function).and_then(|function| function.windows.get_mut(window));
+        let Some(window) = window else { return };
+        match stage {
+            Stage::Conceal => window.concealed = Concealed::Applied,
+            Stage::Unmap => window.confirm_unmap(part),
+            Stage::Map => window.confirm_map(part),
+            Stage::Done => {}
+        }
+    }
+
+    fn advance(&mut self) -> Option<MapOp> {
+        while self.stage != Stage::Done {
+            while let Some(function) = self.remapper.pending.get(self.place).map(|index| usize::from(*index)) {
+                let windows = self.remapper.functions.get(function).map_or(&[][..], |function| &function.windows);
+                while let Some(window) = windows.get(self.window) {
+                    if let Some((part, change)) = self.due(window) {
+                        self.last = Some(Last { stage: self.stage, function, window: self.window, part });
+                        self.part = part.saturating_add(1);
+                        return Some(change);
+                    }
+                    self.window = self.window.saturating_add(1);
+                    self.part = 0;
+                }
+                self.place = self.place.saturating_add(1);
+                self.window = 0;
+            }
+            self.place = 0;
+            self.stage = match self.stage {
+                Stage::Conceal => Stage::Unmap,
+                Stage::Unmap => Stage::Map,
+                Stage::Map | Stage::Done => Stage::Done,
+            };
+        }
+        self.remapper.forget_settled();
+        None
+    }
+
+    fn due(&self, window: &Window) -> Option<(u8, MapOp)> {
+        match self.stage {
+            // One change each: once handed out, the next look is at the next window.
+            Stage::Conceal if self.part == 0 => window.conceal().map(|change| (PARTS, change)),
+            Stage::Conceal | Stage::Done => None,
+            Stage::Unmap => window.unmap(self.part),
+            // A window whose place is still taken by one that could not be unmapped waits.
+            Stage::Map => window.map(self.part).filter(|(_, change)| !self.remapper.is_stale(window, change.guest().0)),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! One BAR of a moved or hidden function: what its registers ask for, and what the second stage has.
+
+use super::rule::Rules;
+use crate::access::Dword;
+use crate::address::{Guest, Host, Span};
+use crate::delta::{Backing, MapOp, Space};
+use crate::spec::bar::{BarKind, ROM_ENABLE};
+use crate::spec::header::{self, Command};
+use crate::topology::MsiX;
+
+/// Guest-physical addresses have at most 52 bits on every processor with a second stage.
+const ADDRESS_LIMIT: u64 = 1 << 52;
+
+/// A BAR of a touched function.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    pub(super) kind: BarKind,
+    /// Where the BAR register is.
+    pub(super) dword: Dword,
+    /// The size the guest finds, in bytes.
+    pub(super) size: u64,
+    /// What hardware decodes.
+    pub(super) host: Host<Span>,
+    /// Which bytes are trapped.
+    pub(super) trapped: Trapped,
+    /// Whether the guest has the BAR at all.
+    pub(super) is_shown: bool,
+    /// Whether the guest is to find nothing at the host's addresses, and whether that is so.
+    pub(super) concealed: Concealed,
+    /// Where the registers put it; 0 when they do not.
+    pub(super) claim: u64,
+    /// Where it shall be: at its claim, or nowhere (0) when an earlier window or a reserved range is there.
+    pub(super) wanted: u64,
+    /// Where it is; 0 for nowhere.
+    pub(super) applied: u64,
+    /// Which of its parts are there.
+    pub(super) applied_parts: u8,
+}
+
+/// Which bytes of a window cost an exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trapped {
+    None,
+    All,
+    /// Whole pages, as offsets into the window.
+    Pages(u64, u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Concealed {
+    Wanted,
+    Applied,
+}
+
+/// A part of a window that is mapped in one way.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    guest: Guest<Span>,
+    host: Host<Span>,
+    backing: Backing,
+}
+
+/// Most parts of one window: before, in and after trapped pages.
+pub(super) const PARTS: u8 = 3;
+
+impl Window {
+    pub(super) const fn space(&self) -> Space {
+        if self.kind.is_memory() { Space::Memory } else { Space::Io }
+    }
+
+    /// What the registers of the function ask for. Zero is no address, and neither is one that leaves the space or
+    /// reaches its last byte: a BAR that is being sized.
+    pub(super) fn claim_of(&self, rules: &Rules) -> u64 {
+        let enable = match self.space() {
+            Space::Memory => Command::MEMORY_SPACE_ENABLE,
+            Space::Io => Command::IO_SPACE_ENABLE,
+        };
+        let low = rules.shadow(self.dword);
+        let rom_off = self.kind == BarKind::Rom && low & ROM_ENABLE == 0;
+        if !self.is_shown || rules.shadow(header::COMMAND) & u32::from(enable.bits()) == 0 || rom_off {
+            return 0;
+        }
+        let high = match self.dword.plus(1) {
+            Some(upper) if self.kind.is_64_bit() => u64::from(rules.shadow(upper)) << 32,
+            _ => 0,
+        };
+        let base = high | u64::from(low & !self.kind.type_mask());
+        let limit = match self.kind {
+            BarKind::Memory64 { .. } => ADDRESS_LIMIT,
+            BarKind::Memory32 { .. } | BarKind::Rom | BarKind::Io => 1 << 32,
+        };
+        match base.checked_add(self.size) {
+            Some(end) if end < limit => base,
+            _ => 0,
+        }
+    }
+
+    /// The guest addresses of the window when it is at `base`, if that is somewhere.
+    pub(super) fn span_at(&self, base: u64) -> Option<Span> {
+        if base == 0 { None } else { Span::new(base, self.size) }
+    }
+
+    /// The next change of this stage, counting parts from `part` on.
+    pub(super) fn unmap(&self, part: u8) -> Option<(u8, MapOp)> {
+        if self.applied == self.wanted {
+            return None;
+        }
+        (part..PARTS).filter(|part| self.has(*part)).find_map(|part| {
+            let Part { guest, .. } = self.part(part, self.applied)?;
+            Some((part, MapOp::Unmap { guest, space: self.space() }))
+        })
+    }
+
+    pub(super) fn map(&self, part: u8) -> Option<(u8, MapOp)> {
+        if self.wanted == 0 || self.applied_parts != 0 && self.applied != self.wanted {
+            return None;
+        }
+        (part..PARTS).filter(|part| !self.has(*part)).find_map(|part| {
+            let Part { guest, host, backing } = self.part(part, self.wanted)?;
+            let prefetchable = self.kind.is_prefetchable();
+            Some((part, MapOp::Map { guest, host, space: self.space(), backing, prefetchable }))
+        })
+    }
+
+    pub(super) fn conceal(&self) -> Option<MapOp> {
+        match self.concealed {
+            Concealed::Applied => None,
+            Concealed::Wanted => Some(MapOp::Conceal { guest: Guest(self.host.0), space: self.space() }),
+        }
+    }
+
+    pub(super) fn confirm_unmap(&mut self, part: u8) {
+        self.applied_parts &= !bit(part);
+        if self.applied_parts == 0 {
+            self.applied = 0;
+        }
+    }
+
+    pub(super) fn confirm_map(&mut self, part: u8) {
+        self.applied = self.wanted;
+        self.applied_parts |= bit(part);
+    }
+
+    /// Whether a change is due.
+    pub(super) fn is_pending(&self) -> bool {
+        self.concealed == Concealed::Wanted || self.unmap(0).is_some() || self.map(0).is_some()
+    }
+
+    /// Where hardware has the byte the guest finds at this address; `Some(None)` in the window but past what hardware
+    /// decodes.
+    pub(super) fn translate(&self, guest: u64) -> Option<Option<Host<u64>>> {
+        let span = self.span_at(self.applied)?;
+        if !span.contains(guest) {
+            return None;
+        }
+        let offset = guest.wrapping_sub(span.start());
+        let Host(host) = self.host;
+        Some((offset < host.len()).then(|| Host(host.start().wrapping_add(offset))))
+    }
+
+    const fn has(&self, part: u8) -> bool {
+        self.applied_parts & bit(part) != 0
+    }
+
+    fn part(&self, part: u8, base: u64) -> Option<Part> {
+        let (offset, len, backing) = match (self.trapped, part) {
+            (Trapped::None, 0) => (0, self.size, Backing::Direct),
+            (Trapped::All, 0) => (0, self.size, Backing::Trapped),
+            (Trapped::Pages(start, _), 0) => (0, start, Backing::Direct),
+            (Trapped::Pages(start, len), 1) => (start, len, Backing::Trapped),
+            (Trapped::Pages(start, len), 2) => {
+                let end = start.saturating_add(len);
+                (end, self.size.saturating_sub(end), Backing::Direct)
+            }
+            _ => return None,
+        };
+        let Host(host) = self.host;
+        let host_len = match backing {
+            Backing::Direct => len,
+            Backing::Trapped => len.min(host.len().saturating_sub(offset)),
+        };
+        Some(Part {
+            guest: Guest(Span::new(base.checked_add(offset)?, len)?),
+            host: Host(Span::new(host.start().checked_add(offset)?, host_len)?),
+            backing,
+        })
+    }
+}
+
+const fn bit(part: u8) -> u8 {
+    1_u8.wrapping_shl(part as u32)
+}
+
+/// The pages of a BAR its MSI-X Table touches.
+pub(super) fn table_pages(table: MsiX, size: u64) -> Trapped {
+    let start = table.offset & !0xfff;
+    let end = table.offset.saturating_add(table.len).saturating_add(0xfff) & !0xfff;
+    Trapped::Pages(start.min(size), end.min(size).saturating_sub(start))
+}
