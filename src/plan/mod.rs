@@ -251,10 +251,26 @@ impl<'t> Plan<'t> {
     /// [`PlanError::TooFewFunctions`], [`PlanError::TooFewBuses`] and [`PlanError::TooManyRegisters`] when `F` is too
     /// small.
     pub fn build<const F: usize>(&self) -> Result<Remapper<F>, PlanError> {
-        match self.findings().find(|finding| finding.grade() == Grade::Error) {
+        let mut remapper = Remapper::new();
+        self.build_into(&mut remapper)?;
+        Ok(remapper)
+    }
+
+    /// As [`Self::build`], into a remapper that is in its place already: a static, where the stack is small. What it
+    /// was before is lost, also when there is an error: it is empty then.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn build_into<const F: usize>(&self, remapper: &mut Remapper<F>) -> Result<(), PlanError> {
+        remapper.clear();
+        let built = match self.findings().find(|finding| finding.grade() == Grade::Error) {
             Some(finding) => Err(PlanError::Refused(finding)),
-            None => Remapper::build(self),
+            None => remapper.build(self),
+        };
+        if built.is_err() {
+            remapper.clear();
         }
+        built
     }
 
     pub(crate) fn host(&self) -> TopologyView<'t> {

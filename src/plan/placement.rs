@@ -35,7 +35,7 @@ impl Places {
     pub(crate) fn find(plan: &Plan<'_>) -> Self {
         let mut places = Self { places: [[Place::None; 7]; MAX_MOVES] };
         for size in (0..63).rev().map(|bit| 1_u64 << bit) {
-            for (index, relocation) in plan.relocations().iter().enumerate() {
+            for (index, relocation) in plan.relocations().iter().copied().enumerate() {
                 let Some(function) = plan.host().function(relocation.host) else { continue };
                 for bar in function.bars().filter(|bar| shown_size(bar) == size && is_shown(bar, relocation)) {
                     let place = places.place(plan, relocation, bar);
@@ -68,7 +68,7 @@ impl Places {
         }
     }
 
-    fn place(&self, plan: &Plan<'_>, relocation: &Relocation, bar: &Bar) -> Place {
+    fn place(&self, plan: &Plan<'_>, relocation: Relocation, bar: &Bar) -> Place {
         let bus = relocation.guest.0.bus();
         let mut any = false;
         for window in windows(plan, bus, bar.kind()) {
@@ -133,7 +133,7 @@ pub(crate) fn shown_size(bar: &Bar) -> u64 {
     if bar.space() == Space::Memory { bar.size().max(0x1000) } else { bar.size() }
 }
 
-fn is_shown(bar: &Bar, relocation: &Relocation) -> bool {
+fn is_shown(bar: &Bar, relocation: Relocation) -> bool {
     bar.span().is_some() && (bar.space() == Space::Memory || relocation.io_bars == IoBars::Forward)
 }
 

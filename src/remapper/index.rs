@@ -36,6 +36,11 @@ impl<const B: usize> Index<B> {
         Self { bus: [0; 256], buses: Vec::new() }
     }
 
+    pub(super) fn clear(&mut self) {
+        self.bus = [0; 256];
+        self.buses.clear();
+    }
+
     #[inline]
     pub(super) fn entry(&self, function: Guest<Bdf>) -> Entry {
         let Some(number) = self.number(function.0.bus()) else { return Entry::Plain };

@@ -58,7 +58,18 @@ pub struct TrapRange {
     pub last: Guest<Bdf>,
 }
 
+impl<const F: usize> Default for Remapper<F> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<const F: usize> Remapper<F> {
+    /// A remapper that touches nothing: every access is pass-through.
+    pub const fn new() -> Self {
+        Self { index: Index::new(), functions: Vec::new(), pending: Vec::new(), reserved: Vec::new() }
+    }
+
     /// What to do with a read.
     #[inline]
     pub fn read(&self, access: Guest<Access>) -> ReadDecision {
@@ -124,8 +135,7 @@ impl<const F: usize> Remapper<F> {
         let windows =
             || self.functions.iter().flat_map(|touched| &touched.windows).filter(|window| window.space() == space);
         match windows().find_map(|window| window.translate(address)) {
-            Some(Some(host)) => Translation::Host(host),
-            Some(None) => Translation::Absent,
+            Some(translation) => translation,
             None if windows().any(|window| window.host.0.contains(address)) => Translation::Absent,
             None => Translation::Untouched,
         }
@@ -273,22 +283,27 @@ fn union(a: Option<Span>, b: Option<Span>) -> Option<Span> {
 
 /// Building a remapper from a plan without errors.
 impl<const F: usize> Remapper<F> {
-    pub(crate) fn build(plan: &Plan<'_>) -> Result<Self, PlanError> {
-        let mut remapper =
-            Self { index: Index::new(), functions: Vec::new(), pending: Vec::new(), reserved: Vec::new() };
-        remapper.reserved.extend_from_slice(plan.reserved()).map_err(|_| PlanError::TooManyReserved)?;
-        remapper.empty_vacated(plan)?;
-        remapper.add_moved(plan)?;
-        remapper.add_hidden(plan)?;
-        remapper.add_ports(plan)?;
-        remapper.set_multi_function_bits(plan)?;
-        for index in 0..remapper.functions.len() {
-            if let Some(touched) = remapper.functions.get_mut(index) {
+    pub(crate) fn clear(&mut self) {
+        self.index.clear();
+        self.functions.clear();
+        self.pending.clear();
+        self.reserved.clear();
+    }
+
+    pub(crate) fn build(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        self.reserved.extend_from_slice(plan.reserved()).map_err(|_| PlanError::TooManyReserved)?;
+        self.empty_vacated(plan)?;
+        self.add_moved(plan)?;
+        self.add_hidden(plan)?;
+        self.add_ports(plan)?;
+        self.set_multi_function_bits(plan)?;
+        for index in 0..self.functions.len() {
+            if let Some(touched) = self.functions.get_mut(index) {
                 touched.claim();
             }
-            remapper.serve(index);
+            self.serve(index);
         }
-        Ok(remapper)
+        Ok(())
     }
 
     /// Nothing is at the places of moved and hidden functions, nor on a bus all functions left, nor at the device
@@ -314,7 +329,7 @@ impl<const F: usize> Remapper<F> {
 
     fn add_moved(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
         let places = Places::find(plan);
-        for (index, relocation) in plan.relocations().iter().enumerate() {
+        for (index, relocation) in plan.relocations().iter().copied().enumerate() {
             let Some(function) = plan.host().function(relocation.host) else { continue };
             let moved = Touched::moved(plan, &places, index, relocation, function);
             self.add(moved.map_err(|TooManyRules| PlanError::TooManyRegisters(relocation.host))?)?;

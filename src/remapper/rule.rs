@@ -9,7 +9,7 @@ use crate::access::Dword;
 pub(super) struct TooManyRules;
 
 /// Most DWORDs of one function with a rule of their own.
-const MAX_RULES: usize = 96;
+const MAX_RULES: usize = 64;
 
 /// What a change of the shadow sets off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,19 +163,18 @@ impl Rules {
         let code = self.code(dword);
         let index = match code.checked_sub(FIRST) {
             Some(index) => usize::from(index),
-            None => {
-                let index = self.rules.len();
-                let mut rule = Rule::PLAIN;
-                if code == ZERO {
-                    (rule.from_hardware, rule.to_hardware) = (0, 0);
-                }
-                self.rules.push(rule).map_err(|_| TooManyRules)?;
-                let code = u8::try_from(index).ok().and_then(|index| index.checked_add(FIRST)).ok_or(TooManyRules)?;
-                *self.codes.get_mut(usize::from(dword.index())).ok_or(TooManyRules)? = code;
-                index
-            }
+            None => self.add(dword, code)?,
         };
         self.rules.get_mut(index).ok_or(TooManyRules)
+    }
+
+    fn add(&mut self, dword: Dword, code: u8) -> Result<usize, TooManyRules> {
+        let index = self.rules.len();
+        let from = if code == ZERO { Rule { from_hardware: 0, to_hardware: 0, ..Rule::PLAIN } } else { Rule::PLAIN };
+        self.rules.push(from).map_err(|_| TooManyRules)?;
+        let code = u8::try_from(index).ok().and_then(|index| index.checked_add(FIRST)).ok_or(TooManyRules)?;
+        *self.codes.get_mut(usize::from(dword.index())).ok_or(TooManyRules)? = code;
+        Ok(index)
     }
 
     #[inline]

@@ -55,7 +55,7 @@ impl Touched {
         plan: &Plan<'_>,
         places: &Places,
         index: usize,
-        relocation: &Relocation,
+        relocation: Relocation,
         function: &Function,
     ) -> Result<Self, TooManyRules> {
         let mut moved = Self::new(function, Some(relocation.guest.0));
@@ -115,7 +115,7 @@ impl Touched {
         plan: &Plan<'_>,
         places: &Places,
         index: usize,
-        relocation: &Relocation,
+        relocation: Relocation,
         function: &Function,
         bar: &Bar,
     ) -> Result<(), TooManyRules> {

@@ -1,5 +1,6 @@
 //! One BAR of a moved or hidden function: what its registers ask for, and what the second stage has.
 
+use super::Translation;
 use super::rule::Rules;
 use crate::access::Dword;
 use crate::address::{Guest, Host, Span};
@@ -146,16 +147,20 @@ impl Window {
         self.concealed == Concealed::Wanted || self.unmap(0).is_some() || self.map(0).is_some()
     }
 
-    /// Where hardware has the byte the guest finds at this address; `Some(None)` in the window but past what hardware
-    /// decodes.
-    pub(super) fn translate(&self, guest: u64) -> Option<Option<Host<u64>>> {
+    /// Where hardware has the byte the guest finds at this address, if it is in the window.
+    pub(super) fn translate(&self, guest: u64) -> Option<Translation> {
         let span = self.span_at(self.applied)?;
         if !span.contains(guest) {
             return None;
         }
         let offset = guest.wrapping_sub(span.start());
         let Host(host) = self.host;
-        Some((offset < host.len()).then(|| Host(host.start().wrapping_add(offset))))
+        // The guest's window may be longer than what hardware decodes.
+        Some(if offset < host.len() {
+            Translation::Host(Host(host.start().wrapping_add(offset)))
+        } else {
+            Translation::Absent
+        })
     }
 
     const fn has(&self, part: u8) -> bool {

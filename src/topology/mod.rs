@@ -56,7 +56,18 @@ pub enum TopologyError {
     TooManyRootWindows,
 }
 
+impl<const N: usize> Default for Topology<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<const N: usize> Topology<N> {
+    /// A machine without functions.
+    pub const fn new() -> Self {
+        Self { functions: Vec::new(), root_windows: Vec::new() }
+    }
+
     /// The topology of functions the caller knows.
     ///
     /// ```
@@ -74,7 +85,7 @@ impl<const N: usize> Topology<N> {
     /// # Errors
     /// [`TopologyError::TooManyFunctions`] and [`TopologyError::Duplicate`].
     pub fn from_functions(functions: impl IntoIterator<Item = Function>) -> Result<Self, TopologyError> {
-        let mut topology = Self { functions: Vec::new(), root_windows: Vec::new() };
+        let mut topology = Self::new();
         for function in functions {
             topology.insert(function)?;
         }

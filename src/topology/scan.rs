@@ -28,10 +28,20 @@ impl<const N: usize> Topology<N> {
     /// # Errors
     /// [`TopologyError::TooManyFunctions`].
     pub fn scan(hardware: &mut impl ConfigSpace) -> Result<Self, TopologyError> {
-        let mut topology = Self::from_functions([])?;
+        let mut topology = Self::new();
+        topology.scan_into(hardware)?;
+        Ok(topology)
+    }
+
+    /// As [`Self::scan`], into a topology that is in its place already: a static, where the stack is small.
+    ///
+    /// # Errors
+    /// [`TopologyError::TooManyFunctions`].
+    pub fn scan_into(&mut self, hardware: &mut impl ConfigSpace) -> Result<(), TopologyError> {
+        self.functions.clear();
         // A bridge has a lower bus number than what it leads to, so it is known by the time its bus is scanned.
         for bus in 0..=u8::MAX {
-            let port = topology.view().bridge_to(bus);
+            let port = self.view().bridge_to(bus);
             let one_device = port.is_some_and(Function::leads_down_a_link);
             let ari = port.and_then(Function::express).is_some_and(|express| {
                 express
@@ -41,10 +51,10 @@ impl<const N: usize> Topology<N> {
             });
             for device in 0..=if one_device { 0 } else { 31 } {
                 let Some(first) = Bdf::new(bus, device, 0) else { continue };
-                topology.scan_device(hardware, Host(first), ari)?;
+                self.scan_device(hardware, Host(first), ari)?;
             }
         }
-        Ok(topology)
+        Ok(())
     }
 
     fn scan_device(

@@ -1,0 +1,54 @@
+//! A NIC moves the way the talk moved it, and what a guest finds then.
+
+use pci_remap::sim::machine::{Blueprint, Builder, Machine, Windows, signature};
+use pci_remap::sim::platform::Platform;
+use pci_remap::sim::vm::{Vm, topology};
+use pci_remap::spec::bar::BarKind;
+use pci_remap::{Access, Bdf, Dword, Guest, Plan, Span, Width};
+
+fn bdf(text: &str) -> Bdf {
+    text.parse().unwrap()
+}
+
+/// The talk's machine: a display behind one root port, a NIC behind the next.
+fn talk() -> Machine {
+    let window = |start| Windows::memory(Span::new(start, 0x100_0000).unwrap());
+    let memory = BarKind::Memory32 { prefetchable: false };
+    Builder::new()
+        .root(0..=0xff, &[Builder::LOW_MEMORY, Builder::PORTS])
+        .root_port(bdf("00:01.0"), 1..=1, window(0xe000_0000))
+        .root_port(bdf("00:01.1"), 2..=2, window(0xe100_0000))
+        .endpoint(Blueprint::endpoint(bdf("01:00.0")).bar(0, memory, 0x10_0000, 0xe000_0000))
+        .endpoint(Blueprint::endpoint(bdf("02:00.0")).bar(0, memory, 0x2_0000, 0xe100_0000).bar(
+            1,
+            BarKind::Io,
+            0x20,
+            0x3000,
+        ))
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn the_talk() {
+    let mut machine = talk();
+    let topology = topology(&mut machine).unwrap();
+    assert_eq!(topology.functions().len(), 4);
+    let plan = Plan::new(&topology).relocate("02:00.0".parse().unwrap(), "01:01.0".parse().unwrap()).unwrap();
+    for finding in plan.findings() {
+        println!("{}: {finding}", finding.grade());
+    }
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    println!("{:?}", vm.second_stage());
+    println!("{:?}", vm.guest_functions());
+    let nic = bdf("01:01.0");
+    let at = |offset| Guest(Access::whole(nic, Dword::at(offset).unwrap()));
+    vm.config_write(at(0x10), !0);
+    assert_eq!(vm.config_read(at(0x10)), 0xfffe_0000);
+    vm.config_write(at(0x10), 0xe010_0000);
+    let changes = vm.config_write(at(0x04), 0x6);
+    println!("{changes:?}");
+    assert_eq!(vm.memory_read(0xe010_0010, Width::Dword), signature(0, bdf("02:00.0"), 0, 0x10));
+    assert_eq!(vm.memory_read(0xe100_0010, Width::Dword), !0);
+    println!("{:?}", vm.remapper().traps().collect::<Vec<_>>());
+}
