@@ -44,7 +44,7 @@ impl Maker {
         let (segment, count) = (machine.firmware().segment, machine.firmware().roots.len());
 
         // Ports above 64 KiB, or several segment groups: not a PC.
-        let ports = self.segments == 1 && segment == 0 && io.iter().all(|claim| claim.span.last() <= 0xffff);
+        let ports = self.segments == 1 && segment == 0 && !has_wide_ports(machine);
         let ecam = (has_extended_space || !ports).then(|| self.ecam(&memory)).flatten();
         notes.push(Assumption::Roots { segment, count });
         notes.push(match ecam {
@@ -96,7 +96,9 @@ fn resources(machine: &Machine) -> Vec<Claim> {
     };
     let on_roots = machine.functions().filter_map(|(_, function)| Some((root_of(function)?, function)));
     let claims = on_roots.flat_map(|(root, function)| {
-        let bars = function.bars().filter_map(|(index, bar)| {
+        // What does not decode may hold anything, such as the ones software sized a ROM with.
+        let bars = function.bars().filter(|(index, _)| function.decodes(*index));
+        let bars = bars.filter_map(|(index, bar)| {
             let space = if bar.kind.is_memory() { Space::Memory } else { Space::Io };
             Some((space, function.bar_span(index)?))
         });
@@ -105,6 +107,13 @@ fn resources(machine: &Machine) -> Vec<Claim> {
         all.into_iter().map(move |(space, span)| Claim { root, space, span })
     });
     claims.collect()
+}
+
+fn has_wide_ports(machine: &Machine) -> bool {
+    machine.functions().any(|(_, function)| {
+        let io = function.bars().filter(|(_, bar)| !bar.kind.is_memory());
+        io.filter_map(|(index, _)| function.bar_span(index)).any(|span| span.last() > 0xffff)
+    })
 }
 
 /// The claims that start in a range, in order; below the range they are unassigned or legacy.

@@ -127,12 +127,12 @@ impl<'a> Loader<'a> {
         let register = bar.register;
         let mut listed = self.resources.and_then(|list| list.find(at, register));
         if let Some(resource) = listed.filter(|resource| is_elsewhere(resource, bar)) {
-            let listed_at = resource.start.unwrap_or(0);
-            self.assumptions.push(Assumption::NotDecoded { function: at, register, listed: listed_at });
-            listed = None;
-            if bar.address == 0 {
+            if bar.address == 0 || resource.is("ignored") {
+                let start = resource.start.unwrap_or(0);
+                self.assumptions.push(Assumption::NotDecoded { function: at, register, listed: start });
                 return 0;
             }
+            listed = None;
         }
         let Some((resource, len)) = listed.and_then(|resource| Some((resource, resource.len()? / share.max(1)))) else {
             if bar.address == 0 {
@@ -251,13 +251,14 @@ fn run(registers: &[u32], name: impl Fn(u8) -> Register) -> Vec<BaseAddress> {
 }
 
 /// Whether a listed range is not what the register decodes: the copy of a video ROM below 1 MiB, the fixed ports of
-/// an IDE controller in compatibility mode, a list that calls it virtual.
+/// an IDE controller in compatibility mode, a list that calls it virtual or ignores it.
 fn is_elsewhere(resource: &Resource, bar: &BaseAddress) -> bool {
     const VIDEO_ROM: u64 = 0xc_0000;
     const IDE: [u64; 6] = [0x1f0, 0x3f4, 0x3f6, 0x170, 0x374, 0x376];
     let listed = resource.start.unwrap_or(bar.address);
     listed != bar.address
         && (resource.is("virtual")
+            || resource.is("ignored")
             || resource.register == Register::Rom && listed == VIDEO_ROM
             || IDE.contains(&listed) && resource.is("io"))
 }
