@@ -282,9 +282,13 @@ impl Blueprint {
         self
     }
 
-    /// Appends a capability to the list, at the first free place. What does not fit is left out.
+    /// Appends a capability to the list, at the first free place. What does not fit is left out. PCI Express brings the
+    /// extended space along.
     #[must_use]
     pub fn capability(mut self, capability: &Capability) -> Self {
+        if matches!(capability, Capability::Express(_)) {
+            self.config.resize(1024, 0);
+        }
         let dwords = capability_dwords(capability);
         let last = self.last_capability();
         let Some(start) = self.place(0, 64, &dwords) else { return self };
@@ -325,7 +329,7 @@ impl Blueprint {
             HeaderType::CardBus => 2,
         };
         let enabled = Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE | Command::BUS_MASTER_ENABLE;
-        Self::raw(bdf, vec![0; 1024]).id(id).class(class).register(header::HEADER_TYPE, layout << 16).command(enabled)
+        Self::raw(bdf, vec![0; 64]).id(id).class(class).register(header::HEADER_TYPE, layout << 16).command(enabled)
     }
 
     fn open(&mut self, windows: Windows) {

@@ -74,7 +74,7 @@ pub struct Function {
 }
 
 impl Function {
-    pub(super) fn new(blueprint: Blueprint) -> Self {
+    pub(in crate::sim) fn new(blueprint: Blueprint) -> Self {
         let Blueprint { bdf, name, mut config, sizes, vf_sizes, quirks, .. } = blueprint;
         let kind = capabilities::header_type(&config);
         let standard = capabilities::standard(&config).unwrap_or_default();
@@ -196,12 +196,22 @@ impl Function {
 
     /// The windows a bridge forwards now, if it is one and Command enables them.
     pub fn windows(&self) -> Vec<(Space, Span)> {
-        let windows = match self.header_type() {
+        let windows = self.programmed_windows().into_iter();
+        windows.filter(|(space, _)| self.enabled(*space)).collect()
+    }
+
+    /// The windows in a bridge's registers, enabled or not.
+    pub fn programmed_windows(&self) -> Vec<(Space, Span)> {
+        match self.header_type() {
             Some(HeaderType::Type1) => self.type_1_windows(),
             Some(HeaderType::CardBus) => self.card_bus_windows(),
             _ => Vec::new(),
-        };
-        windows.into_iter().filter(|(space, _)| self.enabled(*space)).collect()
+        }
+    }
+
+    /// The ranges of enabled entries of Enhanced Allocation, with the BAR each stands for.
+    pub fn fixed_ranges(&self) -> Vec<(usize, Space, Span)> {
+        self.fixed.iter().filter_map(|entry| self.fixed_range(*entry)).collect()
     }
 
     /// Whether it forwards an address to its secondary side.
@@ -218,7 +228,7 @@ impl Function {
 
     /// Whether requests for this device and function number pass to its secondary bus: down a link only device 0
     /// does, or every function number once ARI Forwarding is enabled (7.5.3.16).
-    pub(super) fn passes(&self, target: Bdf) -> bool {
+    pub(in crate::sim) fn passes(&self, target: Bdf) -> bool {
         let link = self.port_type().is_some_and(PortType::leads_down_a_link);
         !link || target.device() == 0 || self.quirks.contains(Quirks::FORWARDS_EVERY_DEVICE) || self.forwards_ari()
     }
@@ -228,7 +238,8 @@ impl Function {
         let bars = self.bars().filter(|(_, bar)| bar.kind.is_memory() == (space == Space::Memory));
         let bars = bars.filter(|(index, _)| self.decodes(*index));
         let bars = bars.filter_map(|(index, _)| Some((index, self.bar_span(index)?)));
-        let fixed = self.fixed.iter().filter_map(|entry| self.fixed_range(*entry, space));
+        let fixed = self.fixed_ranges().into_iter().filter(|(_, of, _)| *of == space && self.enabled(space));
+        let fixed = fixed.map(|(index, _, span)| (index, span));
         bars.chain(fixed)
             .filter(|(_, span)| span.contains(address))
             .map(|(index, span)| (index, address - span.start()))
@@ -334,7 +345,7 @@ impl Function {
     }
 
     /// An enabled entry of Enhanced Allocation (7.8.5.3) that stands for a BAR or the ROM of this function.
-    fn fixed_range(&self, entry: Dword, of: Space) -> Option<(usize, Span)> {
+    fn fixed_range(&self, entry: Dword) -> Option<(usize, Space, Span)> {
         let first = self.read(entry);
         let equivalent = match first >> 4 & 0xf {
             bar @ 0..=5 => bar as usize,
@@ -346,7 +357,7 @@ impl Function {
             2 => Space::Io,
             _ => return None,
         };
-        if first & enhanced_allocation::ENABLE == 0 || space != of || !self.enabled(space) {
+        if first & enhanced_allocation::ENABLE == 0 {
             return None;
         }
         let (base, offset) = (self.read(entry.plus(1)?), self.read(entry.plus(2)?));
@@ -361,7 +372,7 @@ impl Function {
             Some(value)
         };
         let (base, offset) = (field(base)?, field(offset)? | 3);
-        Some((equivalent, Span::from_bounds(base, base.checked_add(offset)?)?))
+        Some((equivalent, space, Span::from_bounds(base, base.checked_add(offset)?)?))
     }
 }
 
