@@ -260,8 +260,8 @@ impl DumpedFunction {
             return Err(DumpError::Length { function, found: self.bytes.len() });
         }
         let dwords = self.dwords();
-        let lists = capabilities::standard(&dwords).map(drop).and(capabilities::extended(&dwords).map(drop));
-        lists.map_err(|capabilities::Loop(at)| DumpError::Loop { function, at })
+        let back = capabilities::standard(&dwords).returns_to.or(capabilities::extended(&dwords).returns_to);
+        back.map_or(Ok(()), |at| Err(DumpError::Loop { function, at }))
     }
 }
 

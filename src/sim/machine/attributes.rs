@@ -148,9 +148,8 @@ const AER_ROOT: &[Row] = &[Row(0x2c, 0x0007, 0), Row(0x30, 0, 0x007f)];
 pub(super) fn of(config: &[u32], bars: &[Option<Bar>; 7], vf_bars: &[Option<Bar>; 6]) -> Vec<Attributes> {
     let mut table = Table { config, attributes: vec![Attributes::default(); config.len()] };
     let Some(kind) = capabilities::header_type(config) else { return table.attributes };
-    let lists = (capabilities::standard(config), capabilities::extended(config));
-    let (standard_list, extended_list) = (lists.0.unwrap_or_default(), lists.1.unwrap_or_default());
-    let express = standard_list.iter().find(|(id, _)| *id == CapabilityId::PCI_EXPRESS).map(|(_, at)| *at);
+    let (standard_list, extended_list) = (capabilities::standard(config), capabilities::extended(config));
+    let express = standard_list.find(CapabilityId::PCI_EXPRESS);
     let port = express.map(|at| PortType::of(table.value(at)));
 
     table.rows(Dword::holding(0), COMMON);
@@ -170,7 +169,7 @@ pub(super) fn of(config: &[u32], bars: &[Option<Bar>; 7], vf_bars: &[Option<Bar>
         table.bars(rom, &[Some(decoder)]);
         table.row(rom, 0, bar::ROM_ENABLE, 0);
     }
-    for (id, at) in standard_list {
+    for (id, at) in standard_list.entries {
         table.rows(at, standard(id));
         match id {
             CapabilityId::MSI => msi(&mut table, at),
@@ -179,7 +178,7 @@ pub(super) fn of(config: &[u32], bars: &[Option<Bar>; 7], vf_bars: &[Option<Bar>
             _ => (),
         }
     }
-    for (id, at) in extended_list {
+    for (id, at) in extended_list.entries {
         table.rows(at, extended(id));
         match id {
             ExtendedCapabilityId::AER
@@ -323,6 +322,41 @@ impl Table<'_> {
             let [low, high] = bar.writable();
             self.row(first, index, low, 0);
             self.row(first, index + 1, high, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_changes_rw_bits_clears_rw1c_bits_and_leaves_the_rest() {
+        let attributes = Attributes { rw: 0x0000_ffff, rw1c: 0x00ff_0000 };
+        assert_eq!(attributes.write(0x55ff_1234, Lanes::ALL, 0xaa0f_abcd), 0x55f0_abcd);
+        let high_byte = Lanes::new(0b0010).unwrap();
+        assert_eq!(attributes.write(0x55ff_1234, high_byte, 0xaa0f_abcd), 0x55ff_ab34);
+    }
+
+    #[test]
+    fn no_bit_of_any_table_is_both_rw_and_rw1c() {
+        let fixed = [
+            COMMON,
+            CONVENTIONAL,
+            TYPE_1,
+            CARD_BUS,
+            EXPRESS_DEVICE,
+            EXPRESS_LINK,
+            EXPRESS_SLOT,
+            EXPRESS_ROOT,
+            EXPRESS_DEVICE_2,
+            EXPRESS_LINK_2,
+            AER_ROOT,
+        ];
+        let standard = (0..=u8::MAX).map(|id| standard(CapabilityId(id)));
+        let extended = (0..=u16::MAX).map(|id| extended(ExtendedCapabilityId(id)));
+        for Row(offset, rw, rw1c) in fixed.into_iter().chain(standard).chain(extended).flatten() {
+            assert_eq!((offset % 4, rw & rw1c), (0, 0), "{offset:#x}");
         }
     }
 }

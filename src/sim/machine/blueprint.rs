@@ -16,8 +16,8 @@ use crate::spec::{enhanced_allocation, type1};
 
 /// A function before it is put into a machine.
 ///
-/// Descriptions may be malformed where real ones are: capability lists that loop or leave the space are for the
-/// software under test to survive.
+/// Registers may be malformed where real ones are: [`register`](Blueprint::register) makes a capability list loop or
+/// leave the space once its capabilities are in place, and the software under test has to survive it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blueprint {
     pub(super) bdf: Bdf,
@@ -52,14 +52,13 @@ impl Windows {
 
 /// A capability of the first 256 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Capability {
     /// Advanced Features with Function Level Reset.
     AdvancedFeatures,
     /// BAR equivalents at fixed addresses.
     EnhancedAllocation(Vec<FixedRange>),
     /// PCI Express, version 2.
-    Express(#[cfg_attr(feature = "arbitrary", arbitrary(with = any_port_type))] PortType),
+    Express(PortType),
     /// MSI with 64-bit addresses and per-vector masking.
     Msi,
     /// MSI-X.
@@ -81,7 +80,6 @@ pub enum Capability {
 
 /// An entry of Enhanced Allocation (7.8.5.3), enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct FixedRange {
     /// The BAR it stands for, 0 to 5; 8 for the ROM.
     pub bar: u8,
@@ -314,7 +312,7 @@ impl Blueprint {
         }
         self.config.resize(1024, 0);
         let dwords = extended_dwords(capability, &self.sizes);
-        let last = super::capabilities::extended(&self.config).ok().and_then(|list| list.last().map(|entry| entry.1));
+        let last = super::capabilities::extended(&self.config).entries.last().map(|entry| entry.1);
         let Some(start) = self.place(1, 1024, &dwords) else { return self };
         if let Some(last) = last {
             self.set(last, self.value(last) & 0xf_ffff | u32::from(start.offset()) << 20);
@@ -357,7 +355,7 @@ impl Blueprint {
 
     /// The last entry of the capability list.
     fn last_capability(&self) -> Option<Dword> {
-        super::capabilities::standard(&self.config).ok()?.last().map(|entry| entry.1)
+        super::capabilities::standard(&self.config).entries.last().map(|entry| entry.1)
     }
 
     /// Writes a structure to the first free place of a list and tells where that is; `None` when it does not fit.
@@ -540,9 +538,4 @@ fn vf_bars(bars: &[(u8, VfBar)]) -> [u32; 6] {
 fn four(bytes: [u8; 8]) -> [u8; 4] {
     let [a, b, c, d, ..] = bytes;
     [a, b, c, d]
-}
-
-#[cfg(feature = "arbitrary")]
-fn any_port_type(source: &mut arbitrary::Unstructured<'_>) -> arbitrary::Result<PortType> {
-    source.choose(&[PortType::Endpoint, PortType::LegacyEndpoint, PortType::RootComplexIntegratedEndpoint]).copied()
 }
