@@ -188,18 +188,19 @@ impl Room {
     /// An aligned place for a BAR; 0 where none is left.
     fn take(&mut self, kind: BarKind, size: u64) -> u64 {
         let Windows { io, memory, prefetchable } = &mut self.windows;
-        let mut windows: Vec<_> = match kind {
+        let windows: Vec<_> = match kind {
             BarKind::Io => vec![io],
             BarKind::Memory64 { prefetchable: true } => vec![prefetchable, memory],
             _ => vec![memory],
         };
-        let place = |window: &mut &mut Option<Span>| {
-            let start = (**window)?.start().checked_next_multiple_of(size)?;
-            let taken = Span::new(start, size).filter(|taken| window.is_some_and(|window| window.covers(*taken)))?;
-            **window = window.and_then(|window| Span::from_bounds(taken.last() + 1, window.last()));
+        let place = |window: &mut Option<Span>| {
+            let free = (*window)?;
+            let start = free.start().checked_next_multiple_of(size)?;
+            let taken = Span::new(start, size).filter(|taken| free.covers(*taken))?;
+            *window = Span::from_bounds(taken.last() + 1, free.last());
             Some(start)
         };
-        windows.iter_mut().find_map(place).unwrap_or(0)
+        windows.into_iter().find_map(place).unwrap_or(0)
     }
 }
 

@@ -128,8 +128,10 @@ fn extended(id: ExtendedCapabilityId) -> &'static [Row] {
 
 /// PCI Express Capability (7.5.3) as far as every function has it: Device Control and Status.
 const EXPRESS_DEVICE: &[Row] = &[Row(4 * express::DEVICE_CONTROL, 0x7fff, 0x000f_0000)];
-/// Link Control and Status.
-const EXPRESS_LINK: &[Row] = &[Row(4 * express::LINK_CONTROL, 0x0fdb, 0xc000_0000)];
+/// Link Control. Retrain Link reads zero.
+const EXPRESS_LINK: &[Row] = &[Row(4 * express::LINK_CONTROL, 0x03cb, 0)];
+/// Above a link: Link Disable, interrupt enables; bandwidth statuses.
+const EXPRESS_LINK_BELOW: &[Row] = &[Row(4 * express::LINK_CONTROL, 0x0c10, 0xc000_0000)];
 /// Slot Control and Status.
 const EXPRESS_SLOT: &[Row] = &[Row(4 * express::SLOT_CONTROL, 0x1fff, 0x011f_0000)];
 /// Root Control; Root Status.
@@ -249,6 +251,9 @@ fn express_registers(table: &mut Table<'_>, at: Dword) {
     if link {
         table.rows(at, EXPRESS_LINK);
     }
+    if port.leads_down_a_link() {
+        table.rows(at, EXPRESS_LINK_BELOW);
+    }
     if first & express::SLOT_IMPLEMENTED != 0 && port.leads_down_a_link() {
         table.rows(at, EXPRESS_SLOT);
     }
@@ -347,6 +352,7 @@ mod tests {
             CARD_BUS,
             EXPRESS_DEVICE,
             EXPRESS_LINK,
+            EXPRESS_LINK_BELOW,
             EXPRESS_SLOT,
             EXPRESS_ROOT,
             EXPRESS_DEVICE_2,

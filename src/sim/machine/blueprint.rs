@@ -149,7 +149,8 @@ pub enum ExtendedCapability {
 }
 
 impl Blueprint {
-    /// A PCI Express endpoint without BARs and capabilities, with Memory Space, I/O Space and Bus Master enabled.
+    /// A Type 0 function without BARs and capabilities, with Memory Space, I/O Space and Bus Master enabled. It is
+    /// conventional until [`capability`](Self::capability) adds PCI Express.
     pub fn endpoint(bdf: Bdf) -> Self {
         Self::header(bdf, HeaderType::Type0, 0x1572_8086, 0x0002_0000)
     }
