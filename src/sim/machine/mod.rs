@@ -31,6 +31,7 @@ mod builder;
 pub mod capabilities;
 mod function;
 mod routing;
+mod structures;
 
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -42,10 +43,11 @@ use crate::mechanism::{ConfigAddress, PortAccess};
 use crate::sim::platform::{Firmware, Platform};
 
 pub use attributes::Attributes;
-pub use blueprint::{Blueprint, Capability, ExtendedCapability, FixedRange, VfBar, Windows};
+pub use blueprint::{Blueprint, Windows};
 pub use builder::{BuildError, Builder};
 pub use function::{Bar, Function, Quirks};
 pub use routing::{Conflict, Hit, Request};
+pub use structures::{Capability, ExtendedCapability, FixedRange, VfBar};
 
 /// Index of the Expansion ROM among the BARs of a function.
 pub const ROM: usize = 6;
