@@ -269,7 +269,9 @@ impl Edk2<'_> {
     /// `PciHostBridgeResourceAllocator`: apertures from the bottom up, then places in the root's windows.
     fn assign(&mut self, bus: u8, root: &RootBridge) {
         for aperture in [Aperture::Io, Aperture::Memory, Aperture::Prefetchable] {
-            let mut taken = self.config.firmware.ecam.map(|ecam| ecam.span().0).into_iter().collect::<Vec<_>>();
+            let memory = aperture != Aperture::Io;
+            let ecam = self.config.firmware.ecam.filter(|_| memory).map(|ecam| ecam.span().0);
+            let mut taken = ecam.into_iter().collect::<Vec<_>>();
             // Prefetchable memory shares the root's windows with other memory.
             if aperture == Aperture::Prefetchable {
                 taken.extend(self.assigned_memory());
@@ -446,7 +448,6 @@ fn place(root: &RootBridge, aperture: Aperture, need: &Need, taken: &[Span]) -> 
     let low = Span::from_bounds(min, LAST_32)?;
     let high = Span::from_bounds(LAST_32 + 1, u64::MAX)?;
     let regions: &[Span] = if need.wide { &[high, low] } else { &[low] };
-    let taken = if aperture == Aperture::Io { &[] } else { taken };
     regions.iter().find_map(|region| {
         let windows = root.windows.iter().filter(|window| window.space == space);
         windows.filter_map(|window| window.span.intersection(*region)).find_map(|within| {
