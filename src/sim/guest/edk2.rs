@@ -6,11 +6,11 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
+use super::Boot;
 use super::capability::{find, list, list_extended};
 use super::config::Config;
 use super::space::{LAST_32, align_up, hardest_first, lowest_fit};
 use super::tree::{Device, DeviceTree, Resource, Window};
-use super::Boot;
 use crate::address::{Bdf, Span};
 use crate::delta::Space;
 use crate::sim::platform::{Platform, RootBridge};
@@ -151,7 +151,8 @@ impl Edk2<'_> {
             }
             let [_, secondary, subordinate, _] = edk2.config.read32(bdf, BUS_NUMBERS).to_le_bytes();
             // Hardware that did not take its number is left alone; each bus is collected once.
-            if secondary > bus && secondary <= subordinate && !edk2.devices.iter().any(|one| one.bdf.bus() == secondary) {
+            if secondary > bus && secondary <= subordinate && !edk2.devices.iter().any(|one| one.bdf.bus() == secondary)
+            {
                 if let Some(device) = edk2.devices.last_mut() {
                     device.bus_range = Some(secondary..=subordinate);
                 }
@@ -450,9 +451,9 @@ fn place(root: &RootBridge, aperture: Aperture, need: &Need, taken: &[Span]) -> 
     let regions: &[Span] = if need.wide { &[high, low] } else { &[low] };
     regions.iter().find_map(|region| {
         let windows = root.windows.iter().filter(|window| window.space == space);
-        windows.filter_map(|window| window.span.intersection(*region)).find_map(|within| {
-            lowest_fit(within, need.size, taken, |start| align_up(start, need.align))
-        })
+        windows
+            .filter_map(|window| window.span.intersection(*region))
+            .find_map(|within| lowest_fit(within, need.size, taken, |start| align_up(start, need.align)))
     })
 }
 

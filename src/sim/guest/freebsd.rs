@@ -5,11 +5,11 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
+use super::Boot;
 use super::capability::{find, find_extended, list, list_extended};
 use super::config::Config;
 use super::space::{LAST_32, align_up, lowest_fit};
 use super::tree::{Device, DeviceTree, Resource, Window};
-use super::Boot;
 use crate::address::{Bdf, Span};
 use crate::delta::Space;
 use crate::sim::platform::Platform;
@@ -26,7 +26,8 @@ const IO_STEP: u64 = 0x1000;
 const MEMORY_STEP: u64 = 1 << 20;
 
 pub(super) fn boot(platform: &mut dyn Platform) -> Boot {
-    let mut freebsd = FreeBsd { config: Config::new(platform), log: Vec::new(), buses: Vec::new(), devices: Vec::new() };
+    let mut freebsd =
+        FreeBsd { config: Config::new(platform), log: Vec::new(), buses: Vec::new(), devices: Vec::new() };
     let roots = freebsd.config.firmware.roots.clone();
     for root in &roots {
         let windows = root.windows.iter().map(|window| Pool {
@@ -86,8 +87,12 @@ impl FreeBsd<'_> {
         self.add_children(bus);
         let found = first..self.devices.len();
         // Windows first: what has no address yet shall not end up in one.
-        let bridges = found.clone().filter(|dev| self.devices[*dev].header_type == HeaderType::Type1);
-        let children = bridges.filter_map(|dev| self.attach_bridge(bus, dev)).collect::<Vec<_>>();
+        let mut children = Vec::new();
+        for dev in found.clone() {
+            if self.devices[dev].header_type == HeaderType::Type1 {
+                children.extend(self.attach_bridge(bus, dev));
+            }
+        }
         for fixed in [true, false] {
             for dev in found.clone() {
                 self.reserve_bars(bus, dev, fixed);
@@ -140,21 +145,17 @@ impl FreeBsd<'_> {
         let parent = self.buses[bus].bridge.map(|bridge| self.devices[bridge].bdf);
         self.log.push(format!("found->\tvendor={vendor:#06x}, dev={device:#06x}, revid={revision:#04x}"));
         let segment = self.config.firmware.segment;
-        let (slot, function) = if self.buses[bus].functions > 8 {
-            (0, bdf.devfn())
-        } else {
-            (bdf.device(), bdf.function())
-        };
+        let (slot, function) =
+            if self.buses[bus].functions > 8 { (0, bdf.devfn()) } else { (bdf.device(), bdf.function()) };
         self.log.push(format!("\tdomain={segment}, bus={}, slot={slot}, func={function}", bdf.bus()));
         let multi = u8::from(raw & 0x80 != 0);
+        self.log
+            .push(format!("\tclass={base:02x}-{sub:02x}-{interface:02x}, hdrtype={:#04x}, mfdev={multi}", raw & 0x7f));
+        self.log.push(format!("\tcmdreg={command:#06x}, statreg={status:#06x}, cachelnsz={cache_line} (dwords)"));
         self.log.push(format!(
-            "\tclass={base:02x}-{sub:02x}-{interface:02x}, hdrtype={:#04x}, mfdev={multi}",
-            raw & 0x7f
+            "\tlattimer={latency:#04x} ({} ns), mingnt=0x00 (0 ns), maxlat=0x00 (0 ns)",
+            u32::from(latency) * 30
         ));
-        self.log.push(format!(
-            "\tcmdreg={command:#06x}, statreg={status:#06x}, cachelnsz={cache_line} (dwords)"
-        ));
-        self.log.push(format!("\tlattimer={latency:#04x} ({} ns), mingnt=0x00 (0 ns), maxlat=0x00 (0 ns)", u32::from(latency) * 30));
         if pin > 0 {
             self.log.push(format!("\tintpin={}, irq=0", char::from(b'a'.wrapping_add(pin.wrapping_sub(1) & 3))));
         }
@@ -354,7 +355,13 @@ impl FreeBsd<'_> {
         let up = up.and_then(|end| Span::from_bounds(span.last().checked_add(1)?, end.checked_sub(1)?));
         let down = begin.checked_sub(size).map(|start| start & !(align - 1) & !(step - 1));
         let down = down.and_then(|start| Span::from_bounds(start, span.start().checked_sub(1)?));
-        let what = if kind.is_prefetchable() { "prefetch" } else if kind.is_memory() { "memory" } else { "I/O port" };
+        let what = if kind.is_prefetchable() {
+            "prefetch"
+        } else if kind.is_memory() {
+            "memory"
+        } else {
+            "I/O port"
+        };
         let name = self.devices[bridge].bdf;
         self.log.push(format!("pcib {name}: attempting to grow {what} window for (0-0xffffffffffffffff,{size:#x})"));
         let extension = [up, down].into_iter().flatten().find(|extension| self.take(parent, kind, *extension))?;
@@ -488,8 +495,14 @@ impl FreeBsd<'_> {
             if device.header_type == HeaderType::Type1 {
                 command |= Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE;
             }
-            command.set(Command::IO_SPACE_ENABLE, command.contains(Command::IO_SPACE_ENABLE) || bars.clone().any(|bar| !bar.kind.is_memory()));
-            command.set(Command::MEMORY_SPACE_ENABLE, command.contains(Command::MEMORY_SPACE_ENABLE) || bars.any(|bar| bar.kind.is_memory()));
+            command.set(
+                Command::IO_SPACE_ENABLE,
+                command.contains(Command::IO_SPACE_ENABLE) || bars.clone().any(|bar| !bar.kind.is_memory()),
+            );
+            command.set(
+                Command::MEMORY_SPACE_ENABLE,
+                command.contains(Command::MEMORY_SPACE_ENABLE) || bars.any(|bar| bar.kind.is_memory()),
+            );
             if !assigned || device.class.is_host_bridge() {
                 continue;
             }

@@ -17,12 +17,7 @@ pub(super) fn align_up(address: u64, align: u64) -> Option<u64> {
 
 /// The lowest place in `within` for `size` bytes that overlaps nothing `taken`; `align` moves a start to where it may
 /// be (never down).
-pub(super) fn lowest_fit(
-    within: Span,
-    size: u64,
-    taken: &[Span],
-    align: impl Fn(u64) -> Option<u64>,
-) -> Option<Span> {
+pub(super) fn lowest_fit(within: Span, size: u64, taken: &[Span], align: impl Fn(u64) -> Option<u64>) -> Option<Span> {
     let mut start = align(within.start())?;
     // Each round steps over one of the spans taken.
     for _ in 0..=taken.len() {

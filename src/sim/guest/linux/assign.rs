@@ -58,7 +58,11 @@ impl Linux<'_> {
                     wanted.push((dev, index, resource.alignment()));
                 } else {
                     let name = self.resource_name(index);
-                    let text = if self.release == Release::V6_1 { " has bogus alignment" } else { ": alignment must not be zero" };
+                    let text = if self.release == Release::V6_1 {
+                        " has bogus alignment"
+                    } else {
+                        ": alignment must not be zero"
+                    };
                     self.info(dev, format_args!("{name}: {resource}{text}"));
                 }
             }
@@ -146,7 +150,12 @@ impl Linux<'_> {
     }
 
     /// `pci_bus_alloc_resource`: what has 64 bits goes above 4 GiB if it can.
-    fn alloc_resource(&self, windows: &[(Parent, Resource)], resource: Resource, mask: Flags) -> Option<(Parent, Span)> {
+    fn alloc_resource(
+        &self,
+        windows: &[(Parent, Resource)],
+        resource: Resource,
+        mask: Flags,
+    ) -> Option<(Parent, Span)> {
         let low = Span::from_bounds(0, LAST_32)?;
         let high = Span::from_bounds(LAST_32 + 1, u64::MAX)?;
         let anywhere = Span::from_bounds(0, u64::MAX)?;
@@ -154,8 +163,7 @@ impl Linux<'_> {
         regions.iter().find_map(|region| {
             windows.iter().find_map(|(parent, window)| {
                 let differs = (window.flags ^ resource.flags).intersects(mask);
-                let misplaced =
-                    window.flags.contains(Flags::PREFETCH) && !resource.flags.contains(Flags::PREFETCH);
+                let misplaced = window.flags.contains(Flags::PREFETCH) && !resource.flags.contains(Flags::PREFETCH);
                 let within = window.span().filter(|_| !differs && !misplaced)?.intersection(*region)?;
                 self.allocate(*parent, within, resource).map(|span| (*parent, span))
             })
@@ -165,7 +173,13 @@ impl Linux<'_> {
     /// `allocate_resource`: the lowest place free, `pcibios_align_resource` permitting.
     fn allocate(&self, parent: Parent, within: Span, resource: Resource) -> Option<Span> {
         let io = resource.is_io();
-        let min = if within.start() != 0 { 0 } else if io { MIN_IO } else { MIN_MEMORY };
+        let min = if within.start() != 0 {
+            0
+        } else if io {
+            MIN_IO
+        } else {
+            MIN_MEMORY
+        };
         let within = Span::from_bounds(within.start().max(min), within.last())?;
         let mut taken = self.children(parent).filter_map(|(_, _, child)| child.span()).collect::<Vec<_>>();
         if !io {

@@ -2,6 +2,7 @@
 
 use std::format;
 use std::string::String;
+use std::vec::Vec;
 
 use super::resource::{BRIDGE, Flags, IO_WINDOW, IOV, MEM_WINDOW, Parent, ROM, Resource, STD};
 use super::{Linux, Release};
@@ -27,8 +28,8 @@ impl Linux<'_> {
     }
 
     /// The buses right below a bus.
-    pub(super) fn child_buses(&self, bus: usize) -> impl Iterator<Item = usize> {
-        (0..self.buses.len()).filter(move |child| self.buses[*child].parent == Some(bus)).collect::<std::vec::Vec<_>>().into_iter()
+    pub(super) fn child_buses(&self, bus: usize) -> Vec<usize> {
+        (0..self.buses.len()).filter(|child| self.buses[*child].parent == Some(bus)).collect()
     }
 
     /// `pcibios_allocate_bus_resources`: bridge windows, from the top down.

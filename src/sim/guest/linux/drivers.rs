@@ -47,8 +47,7 @@ impl Linux<'_> {
             } else if resource.parent.is_none() {
                 "not claimed"
             } else {
-                command |=
-                    if resource.is_io() { Command::IO_SPACE_ENABLE } else { Command::MEMORY_SPACE_ENABLE };
+                command |= if resource.is_io() { Command::IO_SPACE_ENABLE } else { Command::MEMORY_SPACE_ENABLE };
                 continue;
             };
             let (name, colon) = match self.release {
@@ -63,10 +62,7 @@ impl Linux<'_> {
             return false;
         }
         if command != before {
-            self.info(
-                dev,
-                format_args!("enabling device ({:04x} -> {:04x})", before.bits(), command.bits()),
-            );
+            self.info(dev, format_args!("enabling device ({:04x} -> {:04x})", before.bits(), command.bits()));
             self.write16(dev, COMMAND, command.bits());
         }
         self.enable_intx(dev);

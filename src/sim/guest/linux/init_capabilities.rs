@@ -69,8 +69,7 @@ impl Linux<'_> {
         if !states.is_empty() {
             self.info(dev, format_args!("supports{states}"));
         }
-        let pme =
-            names(capabilities, &[(11, " D0"), (12, " D1"), (13, " D2"), (14, " D3hot"), (15, " D3cold")]);
+        let pme = names(capabilities, &[(11, " D0"), (12, " D1"), (13, " D2"), (14, " D3hot"), (15, " D3cold")]);
         if !pme.is_empty() {
             self.info(dev, format_args!("PME# supported from{pme}"));
             let control = self.read16(dev, at + 4);

@@ -156,9 +156,7 @@ impl Linux<'_> {
         if pass == 0 && (primary != own || secondary <= own || secondary > subordinate) {
             self.info(
                 dev,
-                format_args!(
-                    "bridge configuration invalid ([bus {secondary:02x}-{subordinate:02x}]), reconfiguring"
-                ),
+                format_args!("bridge configuration invalid ([bus {secondary:02x}-{subordinate:02x}]), reconfiguring"),
             );
             broken = true;
         }
@@ -188,10 +186,7 @@ impl Linux<'_> {
             let child = self.add_bus(bus, dev, secondary, subordinate, control);
             let highest = self.scan_child_bus(child);
             if highest > subordinate {
-                self.info(
-                    dev,
-                    format_args!("bridge has subordinate {subordinate:02x} but max busn {highest:02x}"),
-                );
+                self.info(dev, format_args!("bridge has subordinate {subordinate:02x} but max busn {highest:02x}"));
             }
         }
         subordinate

@@ -122,7 +122,7 @@ impl Linux<'_> {
     fn decode_bar(&mut self, dev: usize, index: usize, offset: u16, low: Sized, high: Option<Sized>) -> bool {
         let Sized { value, mask } = low.without_garbage();
         let flags = bar_flags(value);
-        let usable = if flags.contains(Flags::IO) { 0xfffc } else { !0xf };
+        let usable = if flags.contains(Flags::IO) { 0xfffc } else { !0xf_u32 };
         let type_mask = if flags.contains(Flags::IO) { !3 } else { !0xf };
         let (mut base, mut sized, mut usable) =
             (u64::from(value & type_mask), u64::from(mask & type_mask), u64::from(usable));
