@@ -283,19 +283,31 @@ impl fmt::Display for Dump {
 
 /// Writes functions (address, name, configuration space) in the form `lspci -F` reads.
 pub fn write<'a>(functions: impl IntoIterator<Item = (SegmentBdf, &'a str, &'a [u8])>) -> String {
-    let mut text = String::new();
-    for (address, name, bytes) in functions {
+    functions.into_iter().map(|(address, name, bytes)| Block { address, name, bytes }.to_string()).collect()
+}
+
+/// A function's headline and rows, and the empty line that ends them.
+struct Block<'a> {
+    address: SegmentBdf,
+    name: &'a str,
+    bytes: &'a [u8],
+}
+
+impl fmt::Display for Block<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
         // A line break in a name would start a row.
-        let name = name.replace(['\r', '\n'], " ");
-        text += std::format!("{address} {name}").trim_end();
-        text.push('\n');
-        for (index, row) in bytes.chunks(16).enumerate() {
-            let bytes: String = row.iter().map(|byte| std::format!(" {byte:02x}")).collect();
-            text += &std::format!("{:02x}:{bytes}\n", 16 * index);
+        for word in self.name.lines() {
+            write!(f, " {word}")?;
         }
-        text.push('\n');
+        writeln!(f)?;
+        for (offset, row) in (0..).step_by(16).zip(self.bytes.chunks(16)) {
+            write!(f, "{offset:02x}:")?;
+            row.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
+            writeln!(f)?;
+        }
+        writeln!(f)
     }
-    text
 }
 
 /// Offset and bytes of a row such as `10: 04 00 ...`.

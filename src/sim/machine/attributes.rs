@@ -33,52 +33,49 @@ impl Attributes {
     }
 }
 
-/// A register of a structure: its DWORD index there, its RW and its RW1C bits.
+/// A register of a structure: its byte offset there, its RW and its RW1C bits.
 struct Row(u16, u32, u32);
 
 /// Registers all header types share, for PCI Express functions (7.5.1.1).
-const COMMON: &[Row] = &[
-    Row(0x04 / 4, 0x0547, (Status::RW1C.bits() as u32) << 16),
-    Row(0x0c / 4, 0x0000_00ff, 0),
-    Row(0x3c / 4, 0x0000_00ff, 0),
-];
+const COMMON: &[Row] =
+    &[Row(0x04, 0x0547, (Status::RW1C.bits() as u32) << 16), Row(0x0c, 0x0000_00ff, 0), Row(0x3c, 0x0000_00ff, 0)];
 /// What only conventional functions have: Memory Write and Invalidate, Latency Timer.
-const CONVENTIONAL: &[Row] = &[Row(0x04 / 4, 0x0010, 0), Row(0x0c / 4, 0x0000_ff00, 0)];
+const CONVENTIONAL: &[Row] = &[Row(0x04, 0x0010, 0), Row(0x0c, 0x0000_ff00, 0)];
 /// Type 1 (7.5.1.3). The I/O and prefetchable windows are optional, see [`windows`].
 const TYPE_1: &[Row] = &[
-    Row(0x18 / 4, 0x00ff_ffff, 0),
-    Row(0x1c / 4, 0, (Status::RW1C.bits() as u32) << 16),
-    Row(0x20 / 4, 0xfff0_fff0, 0),
-    Row(0x3c / 4, 0x005f_0000, 0),
+    Row(0x18, 0x00ff_ffff, 0),
+    Row(0x1c, 0, (Status::RW1C.bits() as u32) << 16),
+    Row(0x20, 0xfff0_fff0, 0),
+    Row(0x3c, 0x005f_0000, 0),
 ];
 /// Type 2: secondary status, bus numbers, windows, Bridge Control (Linux's `PCI_CB_*`).
 const CARD_BUS: &[Row] = &[
-    Row(0x14 / 4, 0, (Status::RW1C.bits() as u32) << 16),
-    Row(0x18 / 4, 0xffff_ffff, 0),
-    Row(0x1c / 4, 0xffff_f000, 0),
-    Row(0x20 / 4, 0xffff_f000, 0),
-    Row(0x24 / 4, 0xffff_f000, 0),
-    Row(0x28 / 4, 0xffff_f000, 0),
-    Row(0x2c / 4, 0xffff_fffc, 0),
-    Row(0x30 / 4, 0xffff_fffc, 0),
-    Row(0x34 / 4, 0xffff_fffc, 0),
-    Row(0x38 / 4, 0xffff_fffc, 0),
-    Row(0x3c / 4, 0x07ff_0000, 0),
+    Row(0x14, 0, (Status::RW1C.bits() as u32) << 16),
+    Row(0x18, 0xffff_ffff, 0),
+    Row(0x1c, 0xffff_f000, 0),
+    Row(0x20, 0xffff_f000, 0),
+    Row(0x24, 0xffff_f000, 0),
+    Row(0x28, 0xffff_f000, 0),
+    Row(0x2c, 0xffff_fffc, 0),
+    Row(0x30, 0xffff_fffc, 0),
+    Row(0x34, 0xffff_fffc, 0),
+    Row(0x38, 0xffff_fffc, 0),
+    Row(0x3c, 0x07ff_0000, 0),
 ];
 
 /// Capabilities of a fixed layout.
 fn standard(id: CapabilityId) -> &'static [Row] {
     match id {
         // PMCSR (7.5.2.2): PowerState, PME_En, Data_Select; PME_Status.
-        CapabilityId::POWER_MANAGEMENT => &[Row(1, 0x1f03, 0x8000)],
+        CapabilityId::POWER_MANAGEMENT => &[Row(0x04, 0x1f03, 0x8000)],
         // AGP Command.
-        CapabilityId::AGP => &[Row(2, 0xffff_ffff, 0)],
+        CapabilityId::AGP => &[Row(0x08, 0xffff_ffff, 0)],
         // Address and F (7.9.18); Data. F does not move by itself here.
-        CapabilityId::VPD => &[Row(0, 0xffff_0000, 0), Row(1, 0xffff_ffff, 0)],
+        CapabilityId::VPD => &[Row(0x00, 0xffff_0000, 0), Row(0x04, 0xffff_ffff, 0)],
         // PCI-X Command.
-        CapabilityId::PCI_X => &[Row(0, 0x007f_0000, 0)],
+        CapabilityId::PCI_X => &[Row(0x00, 0x007f_0000, 0)],
         // Function Mask, MSI-X Enable (7.7.2.2).
-        CapabilityId::MSI_X => &[Row(0, 0xc000_0000, 0)],
+        CapabilityId::MSI_X => &[Row(0x00, 0xc000_0000, 0)],
         _ => &[],
     }
 }
@@ -88,61 +85,62 @@ fn extended(id: ExtendedCapabilityId) -> &'static [Row] {
     match id {
         // 7.8.4: both statuses, masks, severity, ECRC enables; Root Error Command and Status.
         ExtendedCapabilityId::AER => &[
-            Row(1, 0, 0x07ff_f030),
-            Row(2, 0x07ff_f030, 0),
-            Row(3, 0x07ff_f030, 0),
-            Row(4, 0, 0xf1c1),
-            Row(5, 0xf1c1, 0),
-            Row(6, 0x0140, 0),
+            Row(0x04, 0, 0x07ff_f030),
+            Row(0x08, 0x07ff_f030, 0),
+            Row(0x0c, 0x07ff_f030, 0),
+            Row(0x10, 0, 0xf1c1),
+            Row(0x14, 0xf1c1, 0),
+            Row(0x18, 0x0140, 0),
         ],
         // 7.8.8: Function Group, enables.
-        ExtendedCapabilityId::ARI => &[Row(1, 0x0073_0000, 0)],
+        ExtendedCapabilityId::ARI => &[Row(0x04, 0x0073_0000, 0)],
         // 10.5.1: Enable, Smallest Translation Unit.
-        ExtendedCapabilityId::ATS => &[Row(1, 0x801f_0000, 0)],
+        ExtendedCapabilityId::ATS => &[Row(0x04, 0x801f_0000, 0)],
         // 9.3.3: Control, NumVFs, System Page Size.
-        ExtendedCapabilityId::SR_IOV => &[Row(2, 0x003f, 0), Row(4, 0xffff, 0), Row(8, 0xffff_ffff, 0)],
+        ExtendedCapabilityId::SR_IOV => &[Row(0x08, 0x003f, 0), Row(0x10, 0xffff, 0), Row(0x20, 0xffff_ffff, 0)],
         // 10.5.2: Enable; Response Failure, Unexpected Page Request Group Index; Outstanding Page Request Allocation.
-        ExtendedCapabilityId::PAGE_REQUEST => &[Row(1, 0x1, 0x0003_0000), Row(3, 0xffff_ffff, 0)],
+        ExtendedCapabilityId::PAGE_REQUEST => &[Row(0x04, 0x1, 0x0003_0000), Row(0x0c, 0xffff_ffff, 0)],
         // 7.9.13: ST Mode Select, TPH Requester Enable.
-        ExtendedCapabilityId::TPH_REQUESTER => &[Row(2, 0x0307, 0)],
+        ExtendedCapabilityId::TPH_REQUESTER => &[Row(0x08, 0x0307, 0)],
         // 7.8.2: Max Snoop and Max No-Snoop Latency.
-        ExtendedCapabilityId::LTR => &[Row(1, 0x1fff_1fff, 0)],
+        ExtendedCapabilityId::LTR => &[Row(0x04, 0x1fff_1fff, 0)],
         // 7.7.3: Link Control 3; Lane Error Status.
-        ExtendedCapabilityId::SECONDARY_PCI_EXPRESS => &[Row(1, 0xfe03, 0), Row(2, 0, 0xffff_ffff)],
+        ExtendedCapabilityId::SECONDARY_PCI_EXPRESS => &[Row(0x04, 0xfe03, 0), Row(0x08, 0, 0xffff_ffff)],
         // 7.8.9: enables.
-        ExtendedCapabilityId::PASID => &[Row(1, 0x0007_0000, 0)],
+        ExtendedCapabilityId::PASID => &[Row(0x04, 0x0007_0000, 0)],
         // 7.9.14: Control; Status; RP PIO Status, Mask, Severity, SysError, Exception.
         ExtendedCapabilityId::DPC => &[
-            Row(1, 0x00bf_0000, 0),
-            Row(2, 0, 0x0009),
-            Row(3, 0, 0x0007_0707),
-            Row(4, 0x0007_0707, 0),
-            Row(5, 0x0007_0707, 0),
-            Row(6, 0x0007_0707, 0),
-            Row(7, 0x0007_0707, 0),
+            Row(0x04, 0x00bf_0000, 0),
+            Row(0x08, 0, 0x0009),
+            Row(0x0c, 0, 0x0007_0707),
+            Row(0x10, 0x0007_0707, 0),
+            Row(0x14, 0x0007_0707, 0),
+            Row(0x18, 0x0007_0707, 0),
+            Row(0x1c, 0x0007_0707, 0),
         ],
         // 7.8.3: Control 1 and 2.
-        ExtendedCapabilityId::L1_PM_SUBSTATES => &[Row(2, 0xe3ff_ff0f, 0), Row(3, 0x00fb, 0)],
+        ExtendedCapabilityId::L1_PM_SUBSTATES => &[Row(0x08, 0xe3ff_ff0f, 0), Row(0x0c, 0x00fb, 0)],
         // 7.9.15: Enable, Root Select, Effective Granularity.
-        ExtendedCapabilityId::PTM => &[Row(2, 0xff03, 0)],
+        ExtendedCapabilityId::PTM => &[Row(0x08, 0xff03, 0)],
         _ => &[],
     }
 }
 
 /// PCI Express Capability (7.5.3) as far as every function has it: Device Control and Status.
-const EXPRESS_DEVICE: &[Row] = &[Row(express::DEVICE_CONTROL, 0x7fff, 0x000f_0000)];
+const EXPRESS_DEVICE: &[Row] = &[Row(4 * express::DEVICE_CONTROL, 0x7fff, 0x000f_0000)];
 /// Link Control and Status.
-const EXPRESS_LINK: &[Row] = &[Row(express::LINK_CONTROL, 0x0fdb, 0xc000_0000)];
+const EXPRESS_LINK: &[Row] = &[Row(4 * express::LINK_CONTROL, 0x0fdb, 0xc000_0000)];
 /// Slot Control and Status.
-const EXPRESS_SLOT: &[Row] = &[Row(express::SLOT_CONTROL, 0x1fff, 0x011f_0000)];
+const EXPRESS_SLOT: &[Row] = &[Row(4 * express::SLOT_CONTROL, 0x1fff, 0x011f_0000)];
 /// Root Control; Root Status.
-const EXPRESS_ROOT: &[Row] = &[Row(express::ROOT_CONTROL, 0x001f, 0), Row(express::ROOT_STATUS, 0, 0x0001_0000)];
+const EXPRESS_ROOT: &[Row] =
+    &[Row(4 * express::ROOT_CONTROL, 0x001f, 0), Row(4 * express::ROOT_STATUS, 0, 0x0001_0000)];
 /// Version 2: Device Control 2.
-const EXPRESS_DEVICE_2: &[Row] = &[Row(express::DEVICE_CONTROL_2, 0xf7ff, 0)];
+const EXPRESS_DEVICE_2: &[Row] = &[Row(4 * express::DEVICE_CONTROL_2, 0xf7ff, 0)];
 /// Version 2: Link Control 2 and Status 2.
-const EXPRESS_LINK_2: &[Row] = &[Row(express::LINK_CONTROL_2, 0xffff, 0x0020_0000)];
+const EXPRESS_LINK_2: &[Row] = &[Row(4 * express::LINK_CONTROL_2, 0xffff, 0x0020_0000)];
 /// Root Error Command and Root Error Status of Advanced Error Reporting.
-const AER_ROOT: &[Row] = &[Row(11, 0x0007, 0), Row(12, 0, 0x007f)];
+const AER_ROOT: &[Row] = &[Row(0x2c, 0x0007, 0), Row(0x30, 0, 0x007f)];
 
 /// The attributes of every DWORD of a function.
 ///
@@ -195,7 +193,7 @@ pub(super) fn of(config: &[u32], bars: &[Option<Bar>; 7], vf_bars: &[Option<Bar>
                 table.row(at, 1, offered << 16, 0);
             }
             ExtendedCapabilityId::RESIZABLE_BAR | ExtendedCapabilityId::VF_RESIZABLE_BAR => {
-                resizable_bars(&mut table, at)
+                resizable_bars(&mut table, at);
             }
             ExtendedCapabilityId::SR_IOV => {
                 if let Some(first) = at.plus(sriov::VF_BAR0) {
@@ -306,8 +304,8 @@ impl Table<'_> {
     }
 
     fn rows(&mut self, at: Dword, rows: &[Row]) {
-        for Row(index, rw, rw1c) in rows {
-            self.row(at, *index, *rw, *rw1c);
+        for Row(offset, rw, rw1c) in rows {
+            self.row(at, offset / 4, *rw, *rw1c);
         }
     }
 
