@@ -9,7 +9,7 @@ use std::vec::Vec;
 use super::Boot;
 use super::capability::{find, list, list_extended};
 use super::config::Config;
-use super::space::{LAST_32, align_up, hardest_first, lowest_fit};
+use super::space::{LAST_32, align_up, halves, hardest_first, lowest_fit};
 use super::tree::{Device, DeviceTree, Resource, Window};
 use crate::address::{Bdf, Span};
 use crate::delta::Space;
@@ -300,7 +300,7 @@ impl Edk2<'_> {
         let mut needs = Vec::new();
         for (dev, device) in self.devices.iter().enumerate().filter(|(_, device)| device.bdf.bus() == bus) {
             for (index, bar) in device.bars.iter().enumerate() {
-                if bar.bar != Resource::ROM && self.aperture(bar.kind, wide) == aperture {
+                if bar.bar != Resource::ROM && aperture_of(bar.kind, wide) == aperture {
                     let (size, align) = (bar.size, bar.size);
                     let wide = bar.kind.is_64_bit() && device.parent.is_none() || aperture == Aperture::Prefetchable;
                     needs.push(Need { owner: Owner::Bar(dev, index), size, align, wide, inside: Vec::new() });
@@ -313,16 +313,6 @@ impl Edk2<'_> {
             }
         }
         hardest_first(needs, |need| need.align)
-    }
-
-    /// Which window a BAR goes through: what has 64 bits and is prefetchable keeps to itself as long as every bridge
-    /// above can forward it, everything else is degraded to memory below 4 GiB.
-    fn aperture(&self, kind: BarKind, wide: bool) -> Aperture {
-        match kind {
-            BarKind::Io => Aperture::Io,
-            BarKind::Memory64 { prefetchable: true } if wide => Aperture::Prefetchable,
-            _ => Aperture::Memory,
-        }
     }
 
     /// `ProgramResource`: BARs, and windows after what is in them.
@@ -426,6 +416,16 @@ impl Edk2<'_> {
     }
 }
 
+/// Which window a BAR goes through: what has 64 bits and is prefetchable keeps to itself as long as every bridge above
+/// can forward it, everything else is degraded to memory below 4 GiB.
+fn aperture_of(kind: BarKind, wide: bool) -> Aperture {
+    match kind {
+        BarKind::Io => Aperture::Io,
+        BarKind::Memory64 { prefetchable: true } if wide => Aperture::Prefetchable,
+        _ => Aperture::Memory,
+    }
+}
+
 /// `CalculateResourceAperture`: a window around its needs, placed one after the other.
 fn window(dev: usize, aperture: Aperture, needs: Vec<Need>) -> Option<Need> {
     let step = if aperture == Aperture::Io { IO_STEP } else { MEMORY_STEP };
@@ -469,10 +469,4 @@ fn bar_type(kind: BarKind) -> &'static str {
         BarKind::Memory64 { prefetchable: false } => " Mem64",
         BarKind::Memory64 { prefetchable: true } => "PMem64",
     }
-}
-
-/// Bits 31:0 and 63:32.
-fn halves(value: u64) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
-    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }

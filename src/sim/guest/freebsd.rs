@@ -8,7 +8,7 @@ use std::vec::Vec;
 use super::Boot;
 use super::capability::{find, find_extended, list, list_extended};
 use super::config::Config;
-use super::space::{LAST_32, align_up, lowest_fit};
+use super::space::{LAST_32, align_up, halves, lowest_fit};
 use super::tree::{Device, DeviceTree, Resource, Window};
 use crate::address::{Bdf, Span};
 use crate::delta::Space;
@@ -534,12 +534,6 @@ impl FreeBsd<'_> {
         let tree = DeviceTree { segment: self.config.firmware.segment, roots, devices: self.devices };
         Boot { tree, log: self.log }
     }
-}
-
-/// Bits 31:0 and 63:32.
-fn halves(value: u64) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
-    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }
 
 fn bar_offset(index: usize) -> u16 {

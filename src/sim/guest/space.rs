@@ -30,6 +30,12 @@ pub(super) fn lowest_fit(within: Span, size: u64, taken: &[Span], align: impl Fn
     None
 }
 
+/// Bits 31:0 and 63:32 of an address.
+pub(super) fn halves(address: u64) -> [u32; 2] {
+    let half = |bits: u64| u32::try_from(bits).unwrap_or(u32::MAX);
+    [half(address & LAST_32), half(address >> 32)]
+}
+
 /// Items sorted by falling alignment, equals in their order: what all guests place first is what is hardest to place.
 pub(super) fn hardest_first<T>(mut items: Vec<T>, align: impl Fn(&T) -> u64) -> Vec<T> {
     items.sort_by_key(|item| core::cmp::Reverse(align(item)));

@@ -5,7 +5,7 @@ use std::vec::Vec;
 use super::resource::{self, BRIDGE, Flags, IOV, Parent, ROM, Resource};
 use super::{Linux, Release};
 use crate::address::Span;
-use crate::sim::guest::space::{LAST_32, align_up, hardest_first, lowest_fit};
+use crate::sim::guest::space::{LAST_32, align_up, halves, hardest_first, lowest_fit};
 use crate::spec::header::Command;
 
 const COMMAND: u16 = 0x04;
@@ -207,9 +207,10 @@ impl Linux<'_> {
             let Some(at) = self.devices[dev].sriov else { return };
             let _control = self.read16(dev, at + 0x08);
             let offset = at + VF_BAR0 + 4 * u16::try_from(index - IOV.start).unwrap_or_default();
-            self.write32(dev, offset, low_half(resource));
+            let [low, high] = register_values(resource);
+            self.write32(dev, offset, low);
             if resource.flags.contains(Flags::MEM_64) {
-                self.write32(dev, offset + 4, high_half(resource));
+                self.write32(dev, offset + 4, high);
             }
             return;
         }
@@ -225,7 +226,7 @@ impl Linux<'_> {
         if wide {
             self.write16(dev, COMMAND, command & !Command::MEMORY_SPACE_ENABLE.bits());
         }
-        let low = low_half(resource);
+        let [low, high] = register_values(resource);
         let address = !resource.kind().type_mask();
         self.write32(dev, offset, low);
         let check = self.read32(dev, offset);
@@ -233,7 +234,6 @@ impl Linux<'_> {
             self.info(dev, format_args!("{name}: error updating ({low:#010x} != {check:#010x})"));
         }
         if wide {
-            let high = high_half(resource);
             self.write32(dev, offset + 4, high);
             let check = self.read32(dev, offset + 4);
             if check != high {
@@ -264,11 +264,8 @@ fn is_optional(index: usize) -> bool {
     index == ROM || IOV.contains(&index)
 }
 
-fn low_half(resource: Resource) -> u32 {
-    let [a, b, c, d, ..] = resource.start.to_le_bytes();
-    u32::from_le_bytes([a, b, c, d]) | resource.kind().type_bits()
-}
-
-fn high_half(resource: Resource) -> u32 {
-    u32::try_from(resource.start >> 32).unwrap_or(u32::MAX)
+/// What the BAR and the register after it get.
+fn register_values(resource: Resource) -> [u32; 2] {
+    let [low, high] = halves(resource.start);
+    [low | resource.kind().type_bits(), high]
 }

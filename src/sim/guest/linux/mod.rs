@@ -81,6 +81,7 @@ struct Bus {
 }
 
 /// `struct pci_dev`.
+#[expect(clippy::struct_excessive_bools, reason = "the kernel's own flags")]
 struct Dev {
     bdf: Bdf,
     bus: usize,

@@ -3,6 +3,7 @@
 use super::Linux;
 use super::resource::{Flags, IO_WINDOW, MEM_WINDOW, PREF_WINDOW};
 use crate::address::Span;
+use crate::sim::guest::space::halves;
 
 const IO_BASE: u16 = 0x1c;
 const MEMORY_BASE: u16 = 0x20;
@@ -30,11 +31,9 @@ impl Linux<'_> {
         let (low, upper) = match self.open_window(bridge, IO_WINDOW) {
             Some((span, _)) => {
                 let _kept = self.read16(bridge, IO_BASE);
-                let [base_low, base_high, upper_base @ ..] = le32(span.start());
-                let [limit_low, limit_high, upper_limit @ ..] = le32(span.last());
-                let _ = (base_low, limit_low);
-                let upper = [upper_base[0], upper_base[1], upper_limit[0], upper_limit[1]];
-                (u16::from_le_bytes([base_high & 0xf0, limit_high & 0xf0]), u32::from_le_bytes(upper))
+                let ([base, _], [limit, _]) = (halves(span.start()), halves(span.last()));
+                let low = u16::from_le_bytes([base.to_le_bytes()[1] & 0xf0, limit.to_le_bytes()[1] & 0xf0]);
+                (low, limit & 0xffff_0000 | base >> 16)
             }
             None => (0x00f0, 0),
         };
@@ -53,7 +52,7 @@ impl Linux<'_> {
         // Disabled while the halves disagree.
         self.write32(bridge, PREFETCHABLE_LIMIT_UPPER, 0);
         let (window, base, limit) = match self.open_window(bridge, PREF_WINDOW) {
-            Some((span, true)) => (base_and_limit(span), upper(span.start()), upper(span.last())),
+            Some((span, true)) => (base_and_limit(span), halves(span.start())[1], halves(span.last())[1]),
             Some((span, false)) => (base_and_limit(span), 0, 0),
             None => (CLOSED, 0, 0),
         };
@@ -71,17 +70,8 @@ impl Linux<'_> {
     }
 }
 
+/// Memory Base (15:0) and Memory Limit (31:16).
 fn base_and_limit(span: Span) -> u32 {
-    let [.., base] = [u32::from_le_bytes(le32(span.start())) >> 16 & 0xfff0];
-    base | u32::from_le_bytes(le32(span.last())) & 0xfff0_0000
-}
-
-fn upper(address: u64) -> u32 {
-    u32::try_from(address >> 32).unwrap_or(u32::MAX)
-}
-
-/// Bits 31:0.
-fn le32(address: u64) -> [u8; 4] {
-    let [a, b, c, d, ..] = address.to_le_bytes();
-    [a, b, c, d]
+    let ([base, _], [limit, _]) = (halves(span.start()), halves(span.last()));
+    base >> 16 & 0xfff0 | limit & 0xfff0_0000
 }

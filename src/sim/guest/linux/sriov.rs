@@ -74,7 +74,7 @@ impl Linux<'_> {
         let bar = index - IOV.start;
         match self.release {
             Release::V6_1 => {
-                self.info(dev, format_args!("VF(n) BAR{bar} space: {resource} (contains BAR{bar} for {total} VFs)"))
+                self.info(dev, format_args!("VF(n) BAR{bar} space: {resource} (contains BAR{bar} for {total} VFs)"));
             }
             Release::V6_15 => {
                 self.info(dev, format_args!("VF BAR {bar} {resource}: contains BAR {bar} for {total} VFs"));
