@@ -73,8 +73,9 @@ impl Linux<'_> {
         wanted.sort_by_key(|(_, index, _)| sized && is_optional(*index));
         let mut failed = false;
         for (dev, index, _) in wanted {
+            let wanted = self.devices[dev].resources[index];
             if !self.assign_resource(dev, index) {
-                failed |= index != ROM;
+                failed |= !is_optional(index) && wanted.size > wanted.optional;
                 // reset_resource
                 if BRIDGE.contains(&index) {
                     self.devices[dev].resources[index] = Resource::default();
