@@ -61,9 +61,9 @@ fn addresses(tree: &DeviceTree) -> BTreeSet<Bdf> {
 /// Whether Linux's one-child rule lets a function be found: device 0 only, below a port that leads down a link.
 fn is_found_by_linux(machine: &Machine, function: Bdf) -> bool {
     let leads_down = |bridge: &Device| bridge.port_type.is_some_and(PortType::leads_down_a_link);
-    let edk2 = boot(Kind::FreeBsd, &mut machine.clone()).tree;
-    let device = edk2.device(function).unwrap();
-    let below_a_link = device.parent.and_then(|parent| edk2.device(parent)).is_some_and(leads_down);
+    let all = boot(Kind::FreeBsd, &mut machine.clone()).tree;
+    let device = all.device(function).unwrap();
+    let below_a_link = device.parent.and_then(|parent| all.device(parent)).is_some_and(leads_down);
     function.device() == 0 || !below_a_link
 }
 
@@ -111,16 +111,12 @@ fn check_assignments(machine: &mut Machine, boot: &Boot, context: &str) {
 }
 
 fn windows_above(machine: &Machine, tree: &DeviceTree, device: &Device) -> Vec<(bool, Span)> {
-    match device.parent {
-        Some(parent) => {
-            let windows = &tree.device(parent).unwrap().windows;
-            windows.iter().map(|window| (window.kind.is_memory(), window.span)).collect()
-        }
-        None => {
-            let windows = machine.firmware().roots.iter().flat_map(|root| &root.windows);
-            windows.map(|window| (window.space == Space::Memory, window.span)).collect()
-        }
+    if let Some(parent) = device.parent {
+        let windows = &tree.device(parent).unwrap().windows;
+        return windows.iter().map(|window| (window.kind.is_memory(), window.span)).collect();
     }
+    let windows = machine.firmware().roots.iter().flat_map(|root| &root.windows);
+    windows.map(|window| (window.space == Space::Memory, window.span)).collect()
 }
 
 #[test]
@@ -462,6 +458,16 @@ fn linux_6_1_logs_a_small_machine_like_this() {
             "pci 0000:01:00.0: reg 0x18: [mem 0x00000000-0x00003fff 64bit pref]",
             "pci 0000:00:01.0: PCI bridge to [bus 01]",
             "pci 0000:00:01.0:   bridge window [mem 0xf7800000-0xf79fffff]",
+            "pci 0000:00:01.0: BAR 15: assigned [mem 0x80000000-0x800fffff 64bit pref]",
+            "pci 0000:01:00.0: BAR 0: assigned [mem 0xf7800000-0xf781ffff]",
+            "pci 0000:01:00.0: BAR 2: assigned [mem 0x80000000-0x80003fff 64bit pref]",
+            "pci 0000:00:01.0: PCI bridge to [bus 01]",
+            "pci 0000:00:01.0:   bridge window [mem 0xf7800000-0xf79fffff]",
+            "pci 0000:00:01.0:   bridge window [mem 0x80000000-0x800fffff 64bit pref]",
+            "pci_bus 0000:00: resource 4 [mem 0x80000000-0xfebfffff window]",
+            "pci_bus 0000:01: resource 1 [mem 0xf7800000-0xf79fffff]",
+            "pci_bus 0000:01: resource 2 [mem 0x80000000-0x800fffff 64bit pref]",
+            "pci 0000:01:00.0: enabling device (0000 -> 0002)",
         ]
     );
 }
@@ -476,7 +482,7 @@ fn the_tree_is_drawn_as_lspci_draws_it() {
            |                               |            \-00.1  10d3
            |                               \-01.0-[04]----00.0  10d3
            +-02.0  10d3
-           \-1e.0-[05]----04.0  0000
+           \-1e.0-[05]----04.0  1572
 "
     );
     let mut machine = Builder::new()
@@ -494,6 +500,47 @@ fn the_tree_is_drawn_as_lspci_draws_it() {
  \-[0000:00]---02.0  10d3
 "
     );
+}
+
+#[test]
+fn the_tree_of_a_real_machine_is_the_one_lspci_draws() {
+    // The other dump has two segment groups, which lspci draws together.
+    for name in ["gigabyte-z370", "hp-8460p", "lenovo-kbl-switchtec"] {
+        let dump = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dumps").join(name).join("dump.txt");
+        let Ok(lspci) = std::process::Command::new("lspci").arg("-F").arg(dump).arg("-t").output() else { return };
+        let tree = boot(Kind::FreeBsd, &mut bundled(name)[0]).tree.lspci_tv(&|_| String::new());
+        let lines = tree.lines().map(str::trim_end).collect::<Vec<_>>();
+        assert_eq!(lines, String::from_utf8(lspci.stdout).unwrap().lines().collect::<Vec<_>>(), "{name}");
+    }
+}
+
+#[test]
+fn a_function_that_never_gets_ready_is_waited_for_a_minute() {
+    let mut machine = pc().function(endpoint("01:00.0").id(0xffff_0001)).build().unwrap();
+    let boot = boot(Kind::Linux61, &mut machine);
+    assert_eq!(boot.tree.device(bdf("01:00.0")), None);
+    let waits = boot.log.iter().filter(|line| line.starts_with("pci 0000:01:00.0: not ready after")).count();
+    assert_eq!(waits, 7, "{:#?}", boot.log);
+    assert!(boot.log.contains(&"pci 0000:01:00.0: not ready after 65535ms; giving up".into()));
+}
+
+#[test]
+fn linux_disables_a_rom_firmware_left_enabled_and_keeps_its_address() {
+    let nic = endpoint("01:00.0").rom(0x1_0000, 0xf790_0000).rom_enabled();
+    let mut machine = pc().function(nic).build().unwrap();
+    let tree = boot(Kind::Linux61, &mut machine).tree;
+    let rom = tree.device(bdf("01:00.0")).unwrap().bars[0];
+    assert_eq!((rom.bar, rom.kind, rom.span), (6, BarKind::Rom, Some(span(0xf790_0000, 0x1_0000))));
+    let nic = machine.original(bdf("01:00.0")).unwrap();
+    assert_eq!(machine.peek(nic, Dword::at(0x30).unwrap()), 0xf790_0000);
+}
+
+#[test]
+fn names_of_guests_parse_back() {
+    for kind in Kind::ALL {
+        assert_eq!(kind.to_string().parse(), Ok(kind));
+    }
+    assert!("linux".parse::<Kind>().is_err());
 }
 
 /// Hardware that answers nonsense.
