@@ -1,6 +1,7 @@
 //! A simulated PCI machine, and guests that walk it the way real ones do.
 
 pub mod dump;
+pub mod guest;
 pub mod laws;
 pub mod machine;
 pub mod platform;
