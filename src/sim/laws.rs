@@ -523,8 +523,12 @@ fn lists_end(session: &mut Session<'_>) {
             let dword = Dword::holding(pointer.into());
             assert!(dword >= header::END && !seen.contains(&dword), "law 8, lists end: {guest} {dword}");
             let entry = read(dword);
-            let real = function.capabilities().iter().find(|real| real.dword == dword).map(|real| u32::from(real.id.0));
-            assert_eq!(Some(entry & 0xff), real, "law 8, lists end: {guest} {dword}");
+            let known = function.capabilities().iter().find(|known| known.dword == dword);
+            assert_eq!(
+                Some(entry & 0xff),
+                known.map(|known| u32::from(known.id.0)),
+                "law 8, lists end: {guest} {dword}"
+            );
             seen.push(dword);
             pointer = next_of(entry);
         }
