@@ -13,6 +13,7 @@ use crate::plan::{Grade, IoBars, MsixTable, Placement, Plan, Relocation};
 use crate::spec::bar::BarKind;
 use crate::spec::express::PortType;
 use crate::spec::header::Command;
+use crate::topology::{Function, Topology};
 
 /// A machine, a plan, and what a guest does.
 #[derive(Debug, Clone)]
@@ -201,16 +202,12 @@ impl Scenario {
     }
 
     /// The plan, as far as it can be built: a move or hidden function that is refused is left out.
-    pub fn plan<'t, const N: usize>(&self, topology: &'t crate::topology::Topology<N>) -> Plan<'t> {
-        let hosts: Vec<_> = topology
-            .functions()
-            .iter()
-            .filter(|function| function.bridge().is_none())
-            .map(|function| function.bdf())
-            .collect();
+    pub fn plan<'t, const N: usize>(&self, topology: &'t Topology<N>) -> Plan<'t> {
+        let hosts: Vec<_> =
+            topology.functions().iter().filter(|function| function.bridge().is_none()).map(Function::bdf).collect();
         let pick = |index: u8| hosts.get(usize::from(index) % hosts.len().max(1)).copied();
         let mut plan = Plan::new(topology);
-        for step in self.moves.iter() {
+        for step in &self.moves {
             let next = step.relocations(pick, topology);
             let next = next.into_iter().try_fold(plan.clone(), Plan::with);
             plan = next.ok().filter(is_possible).unwrap_or(plan);
@@ -230,7 +227,7 @@ impl Move {
     fn relocations<const N: usize>(
         self,
         pick: impl Fn(u8) -> Option<Host<Bdf>>,
-        topology: &crate::topology::Topology<N>,
+        topology: &Topology<N>,
     ) -> Vec<Relocation> {
         let on_bus_of = |other: Host<Bdf>, device: u8, function: u8| {
             Guest(Bdf::new(other.0.bus(), device % 32, function % 8).unwrap_or_default())
@@ -247,7 +244,7 @@ impl Move {
                 .zip(pick(other))
                 .map(|(one, other)| [policies.of(one, Guest(other.0)), policies.of(other, Guest(one.0))].to_vec()),
             Self::Device(host, other, device) => pick(host).zip(pick(other)).map(|(host, other)| {
-                let functions = topology.view().device(host).map(crate::topology::Function::bdf);
+                let functions = topology.view().device(host).map(Function::bdf);
                 let moved = |host: Host<Bdf>| Relocation::new(host, on_bus_of(other, device, host.0.function()));
                 functions.map(moved).collect()
             }),
