@@ -689,7 +689,7 @@ fn guests_end_on_hardware_that_answers_nonsense() {
     let constants = [0, !0, 1, 0x0001_0001, 0x8086_8086, 0x7fff_ffff, 0x4040_4040, 0x0101_0101];
     let answers = || {
         let constants = constants.into_iter().map(Answers::Always);
-        let noise = (1..4).flat_map(|seed| [Answers::Noise(seed << 20), Answers::Fixed(seed), Answers::Bridges(seed)]);
+        let noise = (1..3).flat_map(|seed| [Answers::Noise(seed << 20), Answers::Fixed(seed), Answers::Bridges(seed)]);
         constants.chain(noise)
     };
     for kind in Kind::ALL {
