@@ -6,7 +6,7 @@ use std::path::Path;
 
 use pci_remap::mechanism::Ecam;
 use pci_remap::sim::dump::{Dump, Resources};
-use pci_remap::sim::guest::{Boot, Device, DeviceTree, Kind, boot};
+use pci_remap::sim::guest::{Boot, Device, DeviceTree, Kind, boot, lspci_tv};
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, VfBar, Windows, signature};
 use pci_remap::sim::platform::{Firmware, Platform, RootBridge};
 use pci_remap::spec::bar::BarKind;
@@ -549,20 +549,21 @@ fn the_tree_is_drawn_as_lspci_draws_it() {
         .unwrap();
     assert_eq!(
         boot(Kind::FreeBsd, &mut machine).tree.lspci_tv(&name),
-        r"-+-[0000:40]-+-01.0  10d3
- |           \-02.0  10d3
- \-[0000:00]---02.0  10d3
+        r"-+-[0000:00]---02.0  10d3
+ \-[0000:40]-+-01.0  10d3
+             \-02.0  10d3
 "
     );
 }
 
 #[test]
 fn the_tree_of_a_real_machine_is_the_one_lspci_draws() {
-    // The other dump has two segment groups, which lspci draws together.
-    for name in ["gigabyte-z370", "hp-8460p", "lenovo-kbl-switchtec"] {
+    for name in DUMPS {
         let dump = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dumps").join(name).join("dump.txt");
         let Ok(lspci) = std::process::Command::new("lspci").arg("-F").arg(dump).arg("-t").output() else { return };
-        let tree = boot(Kind::FreeBsd, &mut bundled(name)[0]).tree.lspci_tv(&|_| String::new());
+        let boots = bundled(name).iter_mut().map(|machine| boot(Kind::FreeBsd, machine)).collect::<Vec<_>>();
+        let trees = boots.iter().map(|boot| &boot.tree).collect::<Vec<_>>();
+        let tree = lspci_tv(&trees, &|_, _| String::new());
         let lines = tree.lines().map(str::trim_end).collect::<Vec<_>>();
         assert_eq!(lines, String::from_utf8(lspci.stdout).unwrap().lines().collect::<Vec<_>>(), "{name}");
     }

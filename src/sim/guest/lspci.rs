@@ -10,36 +10,45 @@ use super::tree::{Device, DeviceTree};
 impl DeviceTree {
     /// The tree as `lspci -tv` prints it, with `name` for what follows two spaces after a function that is no bridge.
     pub fn lspci_tv(&self, name: &dyn Fn(&Device) -> String) -> String {
-        let mut drawing = Drawing { tree: self, name, text: String::new(), drawn: BTreeSet::new() };
-        // pciutils always has bus 0, and puts each further bus without a bridge in front of those it has.
-        let mut roots = self.roots.iter().copied().collect::<BTreeSet<_>>();
-        roots.insert(0);
-        let roots = roots.into_iter().rev().collect::<Vec<_>>();
-        if let [root] = roots[..] {
-            drawing.bus(root, &format!("-[{:04x}:{root:02x}]-", self.segment));
-        } else {
-            for (index, root) in roots.iter().enumerate() {
-                let start = if index == 0 { "-" } else { " " };
-                let knot = if index + 1 == roots.len() { '\\' } else { '+' };
-                drawing.bus(*root, &format!("{start}{knot}-[{:04x}:{root:02x}]-", self.segment));
-            }
-        }
-        drawing.text
+        lspci_tv(&[self], &|_, device| name(device))
     }
 }
 
+/// The trees of all segment groups as `lspci -tv` prints them; `name` gets the number of the segment group too.
+pub fn lspci_tv(trees: &[&DeviceTree], name: &dyn Fn(u16, &Device) -> String) -> String {
+    let own = trees.iter().flat_map(|tree| tree.roots.iter().map(|root| (tree.segment, *root)));
+    // pciutils always has bus 0 of segment 0.
+    let roots = own.chain([(0, 0)]).collect::<BTreeSet<_>>();
+    let mut text = String::new();
+    for (index, (segment, root)) in roots.iter().enumerate() {
+        let start = if index == 0 { "-" } else { " " };
+        let knot = match (roots.len(), index + 1 == roots.len()) {
+            (1, _) => "",
+            (_, true) => "\\-",
+            (_, false) => "+-",
+        };
+        let devices = trees.iter().filter(|tree| tree.segment == *segment).flat_map(|tree| &tree.devices).collect();
+        let name = &|device: &Device| name(*segment, device);
+        let mut drawing = Drawing { devices, name, text: String::new(), drawn: BTreeSet::new() };
+        drawing.bus(*root, &format!("{start}{knot}[{segment:04x}:{root:02x}]-"));
+        text.push_str(&drawing.text);
+    }
+    text
+}
+
 struct Drawing<'t> {
-    tree: &'t DeviceTree,
+    devices: Vec<&'t Device>,
     name: &'t dyn Fn(&Device) -> String,
     text: String,
+    /// Buses that were drawn: bridges with wrong numbers do not lead in circles.
     drawn: BTreeSet<u8>,
 }
 
 impl Drawing<'_> {
     fn bus(&mut self, bus: u8, line: &str) {
-        let tree = self.tree;
         let fresh = self.drawn.insert(bus);
-        let devices = tree.devices.iter().filter(|device| fresh && device.bdf.bus() == bus).collect::<Vec<_>>();
+        let on_bus = self.devices.iter().copied().filter(|device| fresh && device.bdf.bus() == bus);
+        let devices = on_bus.collect::<Vec<_>>();
         match devices[..] {
             [] => self.print(line),
             [device] => self.device(device, &format!("{line}--")),
