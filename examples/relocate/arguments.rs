@@ -1,0 +1,132 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use lexopt::{Arg, Parser, ValueExt};
+use pci_remap::sim::dump::SegmentBdf;
+use pci_remap::sim::guest::Kind;
+use pci_remap::{Guest, Host, ParseBdfError, Placement};
+use thiserror::Error;
+
+pub(crate) const HELP: &str = "\
+Shows what moving PCI functions does to a machine, with a simulated guest.
+
+Usage: relocate [OPTIONS] [HOST=GUEST]...
+
+  HOST=GUEST            moves a function, as in 0000:02:00.0=0000:01:01.0 or 02:00.0=01:01.0
+
+Options:
+  --dump FILE           the machine, as lspci -D -xxx or -xxxx prints it; a bundled one without
+  --resources FILE      sizes of its BARs; derived from the addresses without
+  --guest NAME          linux-6.1 (default), linux-6.15, freebsd or edk2
+  --device HOST=GUEST   moves all functions of a device, each keeps its function number
+  --hide BDF            hides a function
+  --pre-assigned        finds addresses for the BARs of moved functions, instead of leaving that to the guest
+  --write-guest FILE    writes the configuration space the guest reads, for lspci -F FILE
+  --verbose             shows everything the guest logs
+  --help                shows this text
+
+Without HOST=GUEST and --dump it moves the disk of the bundled machine, 09:00.0=01:01.0.
+Exit status: 0 when every BAR of a moved function reaches it, 1 when not or when the plan is refused, 2 for a usage error.
+";
+
+pub(crate) enum Request {
+    Help,
+    Run(Job),
+}
+
+/// What to do.
+pub(crate) struct Job {
+    pub(crate) source: Source,
+    pub(crate) guest: Kind,
+    pub(crate) moves: Vec<Move>,
+    pub(crate) hidden: Vec<SegmentBdf>,
+    pub(crate) placement: Placement,
+    pub(crate) write_guest: Option<PathBuf>,
+    pub(crate) verbose: bool,
+}
+
+/// Where the machine comes from.
+pub(crate) enum Source {
+    Bundled,
+    Files { dump: PathBuf, resources: Option<PathBuf> },
+}
+
+/// A function's move, or a device's.
+#[derive(Clone, Copy)]
+pub(crate) struct Move {
+    pub(crate) host: Host<SegmentBdf>,
+    pub(crate) guest: Guest<SegmentBdf>,
+    pub(crate) whole_device: bool,
+}
+
+impl Job {
+    /// The segment groups it is about.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = u16> {
+        let moved = self.moves.iter().map(|one| one.host.0.segment);
+        moved.chain(self.hidden.iter().map(|hidden| hidden.segment))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.moves.is_empty() && self.hidden.is_empty()
+    }
+}
+
+/// The text names no move.
+#[derive(Debug, Error)]
+pub(crate) enum MoveError {
+    #[error("expected HOST=GUEST, as in 0000:02:00.0=0000:01:01.0")]
+    NoPair,
+    #[error("{0:?} is {1}")]
+    Address(String, ParseBdfError),
+    #[error("a function cannot leave its segment group")]
+    OtherSegment,
+}
+
+impl FromStr for Move {
+    type Err = MoveError;
+
+    fn from_str(text: &str) -> Result<Self, MoveError> {
+        let address = |text: &str| text.parse().map_err(|error| MoveError::Address(text.into(), error));
+        let (host, guest) = text.split_once('=').ok_or(MoveError::NoPair)?;
+        let (host, guest): (SegmentBdf, SegmentBdf) = (address(host)?, address(guest)?);
+        if host.segment != guest.segment {
+            return Err(MoveError::OtherSegment);
+        }
+        Ok(Self { host: Host(host), guest: Guest(guest), whole_device: false })
+    }
+}
+
+pub(crate) fn parse() -> Result<Request, lexopt::Error> {
+    let mut parser = Parser::from_env();
+    let (mut dump, mut resources, mut write_guest) = (None, None, None);
+    let mut guest = Kind::Linux61;
+    let (mut moves, mut hidden) = (Vec::<Move>::new(), Vec::new());
+    let mut placement = Placement::GuestAssigns;
+    let mut verbose = false;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Value(text) => moves.push(text.parse()?),
+            Arg::Long("dump") => dump = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("resources") => resources = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("write-guest") => write_guest = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("guest") => guest = parser.value()?.parse()?,
+            Arg::Long("device") => moves.push(Move { whole_device: true, ..parser.value()?.parse()? }),
+            Arg::Long("hide") => hidden.push(parser.value()?.parse()?),
+            Arg::Long("pre-assigned") => placement = Placement::PreAssigned,
+            Arg::Long("verbose") => verbose = true,
+            Arg::Long("help") => return Ok(Request::Help),
+            _ => return Err(argument.unexpected()),
+        }
+    }
+    let source = match (dump, resources) {
+        (Some(dump), resources) => Source::Files { dump, resources },
+        (None, None) => Source::Bundled,
+        (None, Some(_)) => return Err("--resources needs --dump".into()),
+    };
+    if matches!(source, Source::Bundled) && moves.is_empty() && hidden.is_empty() {
+        moves.push("09:00.0=01:01.0".parse().map_err(|error: MoveError| lexopt::Error::Custom(error.into()))?);
+    }
+    Ok(Request::Run(Job { source, guest, moves, hidden, placement, write_guest, verbose }))
+}
