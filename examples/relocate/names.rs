@@ -36,7 +36,8 @@ fn vendor_and_device(headline: &str) -> String {
         return name.to_owned();
     };
     match ids.split_once(':') {
-        // A device the list of names does not know is called by its ID.
+        // What the list of names does not know is called by its ID.
+        Some(_) if name == "Device" => format!("{name} {ids}"),
         Some((_, id)) if name.ends_with("Device") => format!("{name} {id}"),
         Some(_) => name.to_owned(),
         None => format!("{name} [{ids}]"),

@@ -22,13 +22,20 @@ struct Range {
     first: Dword,
     last: Dword,
     names: Vec<String>,
-    /// Whether all bits are ours.
-    whole: bool,
+    /// Bits that read as the hardware's in one of the DWORDs, and those that do in all.
+    any_hardware: u32,
+    all_hardware: u32,
 }
 
 impl Range {
     fn new(dword: Dword, from_hardware: u32, name: Option<String>) -> Self {
-        Self { first: dword, last: dword, names: name.into_iter().collect(), whole: from_hardware == 0 }
+        Self {
+            first: dword,
+            last: dword,
+            names: name.into_iter().collect(),
+            any_hardware: from_hardware,
+            all_hardware: from_hardware,
+        }
     }
 
     fn takes(&self, dword: Dword, name: Option<&String>) -> bool {
@@ -37,14 +44,19 @@ impl Range {
 
     fn add(&mut self, dword: Dword, from_hardware: u32, name: Option<String>) {
         self.last = dword;
-        self.whole &= from_hardware == 0;
+        self.any_hardware |= from_hardware;
+        self.all_hardware &= from_hardware;
         self.names.extend(name.filter(|name| self.names.last() != Some(name)));
     }
 
     fn line(&self) -> String {
         let last = self.last.offset() + 3;
         let names = self.names.join(", ");
-        let part = if self.whole { "" } else { "some bits of " };
+        let part = match (self.any_hardware, self.all_hardware) {
+            (0, _) => "",
+            (_, u32::MAX) => "writes to ",
+            _ => "bits of ",
+        };
         let what = if names.is_empty() { "registers without a name" } else { &names };
         format!("{:03x}-{last:03x}  {part}{what}", self.first.offset())
     }

@@ -253,12 +253,10 @@ struct Block<'a> {
 
 impl fmt::Display for Block<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.address)?;
-        // A line break in a name would start a row.
-        for word in self.name.lines() {
-            write!(f, " {word}")?;
-        }
-        writeln!(f)?;
+        // lspci takes an address for one only when a space follows, even where no name does. A line break in a name
+        // would start a row.
+        let name = self.name.lines().collect::<Vec<_>>();
+        writeln!(f, "{} {}", self.address, name.join(" "))?;
         for (offset, row) in (0..).step_by(16).zip(self.bytes.chunks(16)) {
             write!(f, "{offset:02x}:")?;
             row.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;

@@ -1,0 +1,107 @@
+//! Moves made up for a machine, and which of them the planner accepts.
+
+use std::collections::BTreeMap;
+
+use pci_remap::plan::Cause;
+use pci_remap::sim::vm::FUNCTIONS;
+use pci_remap::spec::header::HeaderType;
+use pci_remap::{Bdf, Grade, Guest, Host, Plan, Topology};
+
+/// One or more functions that move together: host and guest address of each.
+pub(crate) type Move = Vec<(Host<Bdf>, Guest<Bdf>)>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// To a free device number on another bus.
+    FreeDevice,
+    /// To a free function number of a device that is there.
+    FreeFunction,
+    /// Two functions change places.
+    Swap,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::FreeDevice, Self::FreeFunction, Self::Swap];
+}
+
+/// More candidates than this are thinned out.
+const MOST_CANDIDATES: usize = 300;
+
+pub(crate) fn candidates(topology: &Topology<FUNCTIONS>, kind: Kind) -> Vec<Move> {
+    let endpoints = endpoints(topology);
+    let one = |host: Host<Bdf>, guest: Option<Bdf>| guest.map(|guest| vec![(host, Guest(guest))]);
+    let all: Vec<Move> = match kind {
+        Kind::FreeDevice => {
+            let buses = buses(topology);
+            let pairs = endpoints.iter().flat_map(|host| buses.iter().map(move |bus| (*host, *bus)));
+            let others = pairs.filter(|(host, bus)| host.0.bus() != *bus);
+            others.filter_map(|(host, bus)| one(host, free_device(topology, bus))).collect()
+        }
+        Kind::FreeFunction => {
+            let devices: Vec<_> = topology.functions().iter().map(|function| function.bdf().0).collect();
+            let firsts = devices.iter().filter(|bdf| bdf.function() == 0);
+            let pairs = firsts.flat_map(|first| endpoints.iter().map(move |host| (*host, *first)));
+            let others = pairs.filter(|(host, first)| !host.0.same_device(*first));
+            others.filter_map(|(host, first)| one(host, free_function(topology, first))).collect()
+        }
+        Kind::Swap => {
+            let pairs =
+                endpoints.iter().enumerate().flat_map(|(index, a)| endpoints[..index].iter().map(move |b| (a, b)));
+            pairs.map(|(a, b)| vec![(*a, Guest(b.0)), (*b, Guest(a.0))]).collect()
+        }
+    };
+    spread(all, MOST_CANDIDATES)
+}
+
+/// At most `most` of them, from all over the list.
+pub(crate) fn spread<T>(all: Vec<T>, most: usize) -> Vec<T> {
+    let len = all.len().max(1);
+    let takes = |index: usize| len <= most || index * most / len != (index + 1) * most / len;
+    all.into_iter().enumerate().filter(|(index, _)| takes(*index)).map(|(_, one)| one).collect()
+}
+
+pub(crate) fn plan<'t>(topology: &'t Topology<FUNCTIONS>, one: &Move) -> Plan<'t> {
+    one.iter().fold(Plan::new(topology), |plan, (host, guest)| plan.relocate(*host, *guest).unwrap())
+}
+
+/// The moves the planner accepts, and how often it refused the others for what reason.
+pub(crate) fn accepted(topology: &Topology<FUNCTIONS>, all: Vec<Move>) -> (Vec<Move>, BTreeMap<String, usize>) {
+    let mut refused = BTreeMap::new();
+    let mut accepted = Vec::new();
+    for one in all {
+        let plan = plan(topology, &one);
+        match plan.findings().find(|finding| finding.grade() == Grade::Error) {
+            Some(finding) => *refused.entry(name(&finding.cause)).or_default() += 1,
+            None => accepted.push(one),
+        }
+    }
+    (accepted, refused)
+}
+
+/// The name of the variant.
+fn name(cause: &Cause) -> String {
+    format!("{cause:?}").split('(').next().unwrap_or_default().to_owned()
+}
+
+fn endpoints(topology: &Topology<FUNCTIONS>) -> Vec<Host<Bdf>> {
+    let functions = topology.functions().iter();
+    let endpoints =
+        functions.filter(|function| function.header_type() == HeaderType::Type0 && !function.class().is_host_bridge());
+    endpoints.map(|function| function.bdf()).collect()
+}
+
+/// Root buses, and buses behind bridges.
+fn buses(topology: &Topology<FUNCTIONS>) -> Vec<u8> {
+    let view = topology.view();
+    (0..=u8::MAX).filter(|bus| view.is_root_bus(*bus) || *bus != 0 && view.bridge_to(*bus).is_some()).collect()
+}
+
+fn free_device(topology: &Topology<FUNCTIONS>, bus: u8) -> Option<Bdf> {
+    let free = |first: &Bdf| topology.view().device(Host(*first)).next().is_none();
+    (0..32).filter_map(|device| Bdf::new(bus, device, 0)).find(free)
+}
+
+fn free_function(topology: &Topology<FUNCTIONS>, first: Bdf) -> Option<Bdf> {
+    let free = |bdf: &Bdf| topology.view().function(Host(*bdf)).is_none();
+    (1..8).map(|function| first.with_function(function)).find(free)
+}
