@@ -121,6 +121,14 @@ impl Lanes {
         Self::new(lanes & 0b1111)
     }
 
+    /// Those lanes in which a bit of `mask` is set; `None` when there is none.
+    #[inline]
+    pub const fn touching(self, mask: u32) -> Option<Self> {
+        let [a, b, c, d] = mask.to_le_bytes();
+        let touched = (a != 0) as u8 | ((b != 0) as u8) << 1 | ((c != 0) as u8) << 2 | ((d != 0) as u8) << 3;
+        Self::new(self.0 & touched)
+    }
+
     /// The byte enables, bits 3:0.
     pub const fn bits(self) -> u8 {
         self.0
@@ -213,6 +221,13 @@ impl Access {
     #[inline]
     pub const fn of(self, function: Bdf) -> Self {
         Self { function, ..self }
+    }
+
+    /// The same access with these lanes.
+    #[must_use]
+    #[inline]
+    pub const fn with_lanes(self, lanes: Lanes) -> Self {
+        Self { lanes, ..self }
     }
 
     /// The naturally aligned accesses (byte offset, width) that together make up this one, for hardware without byte

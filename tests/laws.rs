@@ -11,7 +11,7 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 4096, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn every_scenario_obeys_the_laws(scenario in scenarios()) {

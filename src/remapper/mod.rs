@@ -178,10 +178,13 @@ impl<const F: usize> Remapper<F> {
         let shadow = rule.shadow & !(rule.writable & lanes) | value & rule.writable & lanes;
         let changed = shadow != rule.shadow;
         rule.shadow = shadow;
-        let decision = if rule.to_hardware & lanes == 0 {
-            WriteDecision::Emulate
-        } else {
-            WriteDecision::Redirect { to, value: value & rule.to_hardware | rule.hold }
+        // Bytes that are all ours are left alone in hardware; in shared ones our bits are held.
+        let decision = match access.lanes().touching(rule.to_hardware) {
+            None => WriteDecision::Emulate,
+            Some(lanes) => WriteDecision::Redirect {
+                to: to.map(|to| to.with_lanes(lanes)),
+                value: value & rule.to_hardware | rule.hold,
+            },
         };
         if changed && rule.effect == Effect::Decoding {
             self.settle(index);

@@ -122,6 +122,12 @@ impl Rules {
         Ok(())
     }
 
+    /// Writes of the bits of `mask` reach hardware too.
+    pub(super) fn pass(&mut self, dword: Dword, mask: u32) -> Result<(), TooManyRules> {
+        self.rule(dword)?.to_hardware |= mask;
+        Ok(())
+    }
+
     /// Whenever a write reaches hardware, the bits of `mask` are ones there.
     pub(super) fn hold(&mut self, dword: Dword, mask: u32) -> Result<(), TooManyRules> {
         self.rule(dword)?.hold |= mask;

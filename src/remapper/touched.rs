@@ -63,7 +63,7 @@ impl Touched {
             moved.show_bar(plan, places, index, relocation, function, bar)?;
         }
         moved.fill_empty_bars(function)?;
-        moved.take_command(relocation.placement)?;
+        moved.take_command(function, relocation.placement)?;
         let rules = &mut moved.rules;
         // 7.5.1.1.10: starting a self-test may reset the function.
         rules.fix(header::HEADER_TYPE, 0xff00_0000, 0)?;
@@ -165,6 +165,13 @@ impl Touched {
         let [low, high] = halves(address);
         let enable = if kind == BarKind::Rom { ROM_ENABLE } else { 0 };
         self.rules.keep(dword, !0, mask_low & !kind.type_mask() | enable, low | kind.type_bits())?;
+        // A ROM decodes only while the guest enables it, as it may share its decoder with a BAR (7.5.1.2.4); its
+        // address in hardware stays.
+        if let Some(Host(host)) = bar.span().filter(|_| kind == BarKind::Rom) {
+            let [address, _] = halves(host.start());
+            self.rules.pass(dword, ROM_ENABLE)?;
+            self.rules.hold(dword, address)?;
+        }
         self.rules.set_off(dword, Effect::Decoding)?;
         if let Some(upper) = dword.plus(1).filter(|_| kind.is_64_bit()) {
             self.rules.keep(upper, !0, mask_high, high)?;
@@ -184,7 +191,7 @@ impl Touched {
     }
 
     /// The guest's decode enables drive the windows; hardware keeps decoding.
-    fn take_command(&mut self, placement: Placement) -> Result<(), TooManyRules> {
+    fn take_command(&mut self, function: &Function, placement: Placement) -> Result<(), TooManyRules> {
         let mut decoding = Command::empty();
         for window in self.windows.iter().filter(|window| window.is_shown) {
             decoding |= match window.space() {
@@ -196,6 +203,9 @@ impl Touched {
             Placement::GuestAssigns => Command::empty(),
             Placement::PreAssigned => decoding,
         };
+        if !function.command().contains(start) {
+            self.preparation = Some((header::COMMAND, low(function.command() | start)));
+        }
         let both = low(Command::MEMORY_SPACE_ENABLE | Command::IO_SPACE_ENABLE);
         self.rules.keep(header::COMMAND, both, low(decoding), low(start))?;
         self.rules.hold(header::COMMAND, low(decoding))?;
@@ -233,6 +243,7 @@ impl Touched {
         hide_capabilities(rules, function, |id| id != CapabilityId::SUBSYSTEM_ID)?;
         for bar in function.bars() {
             self.keep_bar(function.header_type(), bar, bar.span().map_or(0, |Host(span)| span.start()))?;
+            self.rules.drop_writes(bar.dword(function.header_type()), !0)?;
         }
         self.fill_empty_bars(function)?;
         self.keep_forwarding(function);

@@ -142,15 +142,32 @@ pub struct Policies {
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Step {
     /// Reads configuration space.
-    Read(Target, u16, Width),
+    Read(Target, Offset, Width),
     /// Writes configuration space.
-    Write(Target, u16, Width, u32),
+    Write(Target, Offset, Width, u32),
     /// Writes a whole BAR of a moved function: to some page of low memory, to another BAR's place, or anywhere.
     Place(u8, u8, Address),
     /// Writes the decode enables of a moved function: memory, I/O, and whether the ROM's follows.
     Enable(u8, bool, bool, bool),
     /// Lets the second stage refuse every so manieth change from now on, or none.
     Refuse(u8),
+}
+
+/// A byte offset into configuration space.
+#[derive(Debug, Clone, Copy)]
+pub struct Offset(pub u16);
+
+#[cfg(feature = "arbitrary")]
+impl<'a> arbitrary::Arbitrary<'a> for Offset {
+    /// Half of all are in the header, a quarter among the capabilities, as a guest's accesses are.
+    fn arbitrary(bytes: &mut arbitrary::Unstructured<'a>) -> arbitrary::Result<Self> {
+        let offset: u16 = bytes.arbitrary()?;
+        Ok(Self(match offset >> 14 {
+            0 | 1 => offset & 0x3f,
+            2 => offset & 0xff,
+            _ => offset & 0xfff,
+        }))
+    }
 }
 
 /// A function the guest means.
