@@ -311,7 +311,8 @@ proptest! {
 
 #[test]
 fn lspci_reads_functions_without_a_name() {
-    let text = pci_remap::sim::dump::write([(SegmentBdf { segment: 0, bdf: "00:1f.3".parse().unwrap() }, "", &[0; 64][..])]);
+    let text =
+        pci_remap::sim::dump::write([(SegmentBdf { segment: 0, bdf: "00:1f.3".parse().unwrap() }, "", &[0; 64][..])]);
     assert_eq!(text.lines().next(), Some("0000:00:1f.3 "));
     assert_eq!(Dump::parse(&text).unwrap().to_string(), text);
 }

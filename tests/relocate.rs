@@ -1,5 +1,7 @@
 //! A NIC moves the way the talk moved it, and what a guest finds then.
 
+use pci_remap::plan::Cause;
+use pci_remap::sim::guest::{Device, Kind, boot};
 use pci_remap::sim::machine::{Blueprint, Builder, Machine, Windows, signature};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::{Vm, topology};
@@ -51,4 +53,35 @@ fn the_talk() {
     assert_eq!(vm.memory_read(0xe010_0010, Width::Dword), signature(0, bdf("02:00.0"), 0, 0x10));
     assert_eq!(vm.memory_read(0xe100_0010, Width::Dword), !0);
     println!("{:?}", vm.remapper().traps().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_bar_outside_its_bridges_windows_is_never_mapped() {
+    let memory = BarKind::Memory32 { prefetchable: false };
+    let window = |start| Windows::memory(Span::new(start, 0x100_0000).unwrap());
+    // BAR 1 kept an address of another configuration, where RAM is.
+    let mut machine = Builder::new()
+        .root(0..=0xff, &[Builder::LOW_MEMORY])
+        .root_port(bdf("00:01.0"), 1..=1, window(0xe000_0000))
+        .root_port(bdf("00:01.1"), 2..=2, window(0xe100_0000))
+        .endpoint(Blueprint::endpoint(bdf("01:00.0")))
+        .endpoint(
+            Blueprint::endpoint(bdf("02:00.0"))
+                .bar(0, memory, 0x2_0000, 0xe100_0000)
+                .bar(1, memory, 0x2_0000, 0x90_0000),
+        )
+        .build()
+        .unwrap();
+    let topology = topology(&mut machine).unwrap();
+    let plan = Plan::new(&topology).relocate("02:00.0".parse().unwrap(), "01:01.0".parse().unwrap()).unwrap();
+    let causes: Vec<_> = plan.findings().map(|finding| finding.cause).collect();
+    assert!(causes.contains(&Cause::BarUnreached(1)), "{causes:?}");
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    let tree = boot(Kind::Linux61, &mut vm).tree;
+    let bars = |device: &Device| device.bars.iter().map(|bar| bar.bar).collect::<Vec<_>>();
+    assert_eq!(tree.device(bdf("01:01.0")).map(bars), Some(vec![0]));
+    let hosts: Vec<_> = vm.second_stage().mappings().iter().map(|mapping| mapping.host.0.start()).collect();
+    assert_eq!(hosts, [0xe100_0000]);
+    let concealed: Vec<_> = vm.second_stage().concealed().iter().map(|(guest, _)| guest.0.start()).collect();
+    assert_eq!(concealed, [0xe100_0000]);
 }

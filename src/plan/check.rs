@@ -1,7 +1,7 @@
 //! The checks behind [`Plan::findings`]: one small function for each thing that can be wrong.
 
 use super::finding::{Cause, Evidence, Finding};
-use super::placement::{Place, Places, has_page_to_itself};
+use super::placement::{Place, Places, has_page_to_itself, is_reached};
 use super::{IoBars, Plan, Relocation};
 use crate::access::Dword;
 use crate::address::{Bdf, Guest, Host};
@@ -213,8 +213,9 @@ fn bar_finding(
         Place::NoWindow | Place::NoRoom if bar.kind() == BarKind::Rom => return None,
         Place::NoWindow => Cause::NoWindow(number, bar.space(), relocation.guest),
         Place::NoRoom => Cause::NoRoom(number, super::shown_size(bar), relocation.guest),
-        Place::None if bar.span().is_none() && bar.kind() == BarKind::Rom => return None,
+        Place::None if bar.kind() == BarKind::Rom => return None,
         Place::None if bar.span().is_none() => Cause::BarUnassigned(number),
+        Place::None if !is_reached(plan, relocation.host, bar) => Cause::BarUnreached(number),
         Place::None if relocation.io_bars == IoBars::Hide => return None,
         Place::None => Cause::IoBarHidden(number),
         Place::At(_) | Place::Unknown if bar.space() == Space::Memory && bar.size() < 0x1000 => {

@@ -76,6 +76,8 @@ pub enum Cause {
     BrokenList(ListFault),
     /// A BAR was never given an address on the host, so there is nothing to map. It is not shown.
     BarUnassigned(usize),
+    /// No bridge above the function forwards the BAR's address, so whatever is there is not the BAR. It is not shown.
+    BarUnreached(usize),
     /// No window of the destination takes the BAR's kind of address.
     NoWindow(usize, Space, Guest<Bdf>),
     /// No window of the destination has room for the BAR of this size.
@@ -109,9 +111,11 @@ impl Finding {
             | Cause::BrokenList(_)
             | Cause::NoWindow(..)
             | Cause::NoRoom(..) => Grade::Error,
-            Cause::BarUnassigned(_) | Cause::IoBarHidden(_) | Cause::BootDisplay | Cause::LeavesSiblings(_) => {
-                Grade::Risk
-            }
+            Cause::BarUnassigned(_)
+            | Cause::BarUnreached(_)
+            | Cause::IoBarHidden(_)
+            | Cause::BootDisplay
+            | Cause::LeavesSiblings(_) => Grade::Risk,
             Cause::ShownBehindUpstreamPort(..)
             | Cause::RootWindowUnknown(_)
             | Cause::BarTrapped(..)
@@ -191,6 +195,9 @@ impl fmt::Display for Cause {
             }
             Self::BrokenList(fault) => write!(f, "{fault}"),
             Self::BarUnassigned(bar) => write!(f, "{} has no address on the host and is not shown", BarName(bar)),
+            Self::BarUnreached(bar) => {
+                write!(f, "{} has an address its bridges do not forward, and is not shown", BarName(bar))
+            }
             Self::NoWindow(bar, space, guest) => {
                 write!(f, "{} cannot be placed: no {space} window of its kind leads to {guest}", BarName(bar))
             }

@@ -9,7 +9,7 @@ mod placement;
 mod ports;
 
 pub use finding::{Cause, Evidence, Finding, Grade};
-pub(crate) use placement::{Place, Places, guest_address, has_page_to_itself, shown_size};
+pub(crate) use placement::{Place, Places, guest_address, has_page_to_itself, is_reached, shown_size};
 pub(crate) use ports::{Port, Role};
 
 use heapless::Vec;

@@ -4,7 +4,7 @@
 //! lowest place first, prefetchable BARs in the prefetchable window or else in the other, all others in the other only.
 
 use super::{IoBars, MAX_MOVES, Plan, Relocation};
-use crate::address::{Guest, Host, Span};
+use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
 use crate::spec::bar::BarKind;
 use crate::topology::{Bar, Function};
@@ -37,7 +37,7 @@ impl Places {
         for size in (0..63).rev().map(|bit| 1_u64 << bit) {
             for (index, relocation) in plan.relocations().iter().copied().enumerate() {
                 let Some(function) = plan.host().function(relocation.host) else { continue };
-                for bar in function.bars().filter(|bar| shown_size(bar) == size && is_shown(bar, relocation)) {
+                for bar in function.bars().filter(|bar| shown_size(bar) == size && is_shown(plan, relocation, bar)) {
                     let place = places.place(plan, relocation, bar);
                     if let Some(slot) = places.places.get_mut(index).and_then(|places| places.get_mut(bar.number())) {
                         *slot = place;
@@ -133,8 +133,31 @@ pub(crate) fn shown_size(bar: &Bar) -> u64 {
     if bar.space() == Space::Memory { bar.size().max(0x1000) } else { bar.size() }
 }
 
-fn is_shown(bar: &Bar, relocation: Relocation) -> bool {
-    bar.span().is_some() && (bar.space() == Space::Memory || relocation.io_bars == IoBars::Forward)
+fn is_shown(plan: &Plan<'_>, relocation: Relocation, bar: &Bar) -> bool {
+    is_reached(plan, relocation.host, bar) && (bar.space() == Space::Memory || relocation.io_bars == IoBars::Forward)
+}
+
+/// Whether the BAR has an address and the bridges above the function forward it. Firmware leaves BARs outside their
+/// windows, also switched off ones; what answers at such an address is something else, RAM perhaps.
+pub(crate) fn is_reached(plan: &Plan<'_>, function: Host<Bdf>, bar: &Bar) -> bool {
+    let Some(Host(span)) = bar.span() else { return false };
+    let host = plan.host();
+    let mut bus = function.0.bus();
+    // A bridge is on a lower bus than what is behind it, so the way up ends.
+    while let Some(above) = host.bridge_to(bus).filter(|bridge| bridge.bdf().0.bus() < bus) {
+        let forwards = above.bridge().is_none_or(|bridge| {
+            let windows = match bar.space() {
+                Space::Io => [bridge.io, None],
+                Space::Memory => [bridge.memory, bridge.prefetchable.map(|window| window.span)],
+            };
+            windows.into_iter().flatten().any(|Host(window)| window.covers(span))
+        });
+        if !forwards && !above.decodes_subtractively() {
+            return false;
+        }
+        bus = above.bdf().0.bus();
+    }
+    true
 }
 
 /// The windows that lead to a bus and take this kind of BAR, best first, cut to what its register can hold.

@@ -342,7 +342,7 @@ impl<const F: usize> Remapper<F> {
 
     fn add_hidden(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
         for function in plan.hidden().iter().filter_map(|host| plan.host().function(*host)) {
-            self.add(Touched::hidden(function))?;
+            self.add(Touched::hidden(plan, function))?;
         }
         Ok(())
     }

@@ -10,7 +10,8 @@ use crate::access::Dword;
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
 use crate::plan::{
-    MsixTable, Placement, Places, Plan, Port, Relocation, Role, guest_address, has_page_to_itself, shown_size,
+    MsixTable, Placement, Places, Plan, Port, Relocation, Role, guest_address, has_page_to_itself, is_reached,
+    shown_size,
 };
 use crate::spec::bar::{BarKind, ROM_ENABLE};
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
@@ -76,9 +77,9 @@ impl Touched {
     }
 
     /// A function the guest does not find.
-    pub(super) fn hidden(function: &Function) -> Self {
+    pub(super) fn hidden(plan: &Plan<'_>, function: &Function) -> Self {
         let mut hidden = Self::new(function, None);
-        for bar in function.bars() {
+        for bar in function.bars().filter(|bar| is_reached(plan, function.bdf(), bar)) {
             let _ = bar.span().map(|host| hidden.add_window(function, bar, host, Trapped::None, false));
         }
         hidden
@@ -121,7 +122,7 @@ impl Touched {
     ) -> Result<(), TooManyRules> {
         let place = places.of(index, bar.number());
         let is_shown = place != crate::plan::Place::None;
-        if let Some(host) = bar.span() {
+        if let Some(host) = bar.span().filter(|_| is_reached(plan, relocation.host, bar)) {
             let table = function.msix().filter(|table| table.bar == bar.number());
             let trapped = match (bar.space(), table) {
                 (Space::Io, _) => Trapped::All,

@@ -256,6 +256,12 @@ impl Function {
         self.enhanced_allocation
     }
 
+    /// Whether what no other function claims goes to the bus behind it: a bridge of interface 01h (PCI-to-PCI Bridge
+    /// Architecture 1.2, 4.9), or a CardBus bridge, whose windows belong to its socket.
+    pub fn decodes_subtractively(&self) -> bool {
+        self.header_type == HeaderType::CardBus || self.class().is_pci_bridge() && self.class().0 & 0xff == 1
+    }
+
     /// Whether a link leads down from it, so that stock Linux looks for device 0 only behind it (`only_one_child`).
     pub fn leads_down_a_link(&self) -> bool {
         self.express.is_some_and(|express| express.port_type.leads_down_a_link())
