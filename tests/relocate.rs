@@ -6,7 +6,7 @@ use pci_remap::sim::machine::{Blueprint, Builder, Machine, Windows, signature};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::{Vm, topology};
 use pci_remap::spec::bar::BarKind;
-use pci_remap::{Access, Bdf, Dword, Guest, Plan, Span, Width};
+use pci_remap::{Access, Bdf, Dword, Guest, Plan, Space, Span, Width};
 
 fn bdf(text: &str) -> Bdf {
     text.parse().unwrap()
@@ -84,4 +84,21 @@ fn a_bar_outside_its_bridges_windows_is_never_mapped() {
     assert_eq!(hosts, [0xe100_0000]);
     let concealed: Vec<_> = vm.second_stage().concealed().iter().map(|(guest, _)| guest.0.start()).collect();
     assert_eq!(concealed, [0xe100_0000]);
+}
+
+#[test]
+fn nothing_is_placed_on_a_root_bus_without_windows() {
+    let memory = BarKind::Memory32 { prefetchable: false };
+    // The processor's own bus, as Xeons have it: functions without memory.
+    let mut machine = Builder::new()
+        .root(0..=0xfe, &[Builder::LOW_MEMORY])
+        .root(0xff..=0xff, &[])
+        .endpoint(Blueprint::endpoint(bdf("00:03.0")).bar(0, memory, 0x2_0000, 0xe100_0000))
+        .endpoint(Blueprint::endpoint(bdf("ff:08.0")))
+        .build()
+        .unwrap();
+    let topology = topology(&mut machine).unwrap();
+    let plan = Plan::new(&topology).relocate("00:03.0".parse().unwrap(), "ff:09.0".parse().unwrap()).unwrap();
+    let causes: Vec<_> = plan.findings().map(|finding| finding.cause).collect();
+    assert_eq!(causes, [Cause::NoWindow(0, Space::Memory, "ff:09.0".parse().unwrap())]);
 }

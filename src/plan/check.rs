@@ -176,7 +176,7 @@ fn sriov_hidden(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Find
 
 fn root_window_unknown(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
     let bus = relocation.guest.0.bus();
-    let unknown = plan.host().is_root_bus(bus) && plan.host().root_windows(bus).next().is_none();
+    let unknown = plan.host().is_root_bus(bus) && !plan.host().knows_root_windows();
     (unknown && function.bars().next().is_some()).then(|| finding(function, Cause::RootWindowUnknown(relocation.guest)))
 }
 

@@ -84,7 +84,7 @@ pub enum Cause {
     NoRoom(usize, u64, Guest<Bdf>),
     /// An I/O BAR is not shown, because no I/O window with room leads to the destination.
     IoBarHidden(usize),
-    /// The destination is a root bus and nothing is known of its host bridge's windows.
+    /// The destination is a root bus and nothing is known of host bridges' windows.
     RootWindowUnknown(Guest<Bdf>),
     /// A BAR smaller than a page is trapped, because its host page holds something else or it starts inside the page.
     BarTrapped(usize, u64),

@@ -77,7 +77,8 @@ impl Places {
                 return Place::At(at);
             }
         }
-        let nothing_known = plan.host().bridge_to(bus).is_none() && plan.host().root_windows(bus).next().is_none();
+        // Whoever tells windows tells all of them: a root bus without one has none.
+        let nothing_known = plan.host().bridge_to(bus).is_none() && !plan.host().knows_root_windows();
         match any {
             true => Place::NoRoom,
             false if nothing_known => Place::Unknown,

@@ -92,7 +92,8 @@ impl<const N: usize> Topology<N> {
         Ok(topology)
     }
 
-    /// Adds what firmware says a host bridge forwards. It lets the planner place BARs on a root bus.
+    /// Adds what firmware says a host bridge forwards. It lets the planner place BARs on a root bus. Add all windows of
+    /// all host bridges, or none.
     ///
     /// # Errors
     /// [`TopologyError::TooManyRootWindows`].
@@ -160,6 +161,11 @@ impl<'t> TopologyView<'t> {
     pub fn is_root_bus(self, bus: u8) -> bool {
         let known = self.bus(bus).next().is_some() || self.root_windows(bus).next().is_some();
         known && self.bridge_to(bus).is_none()
+    }
+
+    /// Whether the windows of host bridges are known; then a root bus without any has none.
+    pub fn knows_root_windows(self) -> bool {
+        !self.root_windows.is_empty()
     }
 
     /// The windows of the host bridge of a root bus.
