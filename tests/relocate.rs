@@ -2,10 +2,11 @@
 
 use pci_remap::plan::Cause;
 use pci_remap::sim::guest::{Device, Kind, boot};
-use pci_remap::sim::machine::{Blueprint, Builder, Machine, Windows, signature};
+use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, Windows, signature};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::{Vm, topology};
 use pci_remap::spec::bar::BarKind;
+use pci_remap::spec::express::PortType;
 use pci_remap::{Access, Bdf, Dword, Guest, Plan, Space, Span, Width};
 
 fn bdf(text: &str) -> Bdf {
@@ -101,4 +102,37 @@ fn nothing_is_placed_on_a_root_bus_without_windows() {
     let plan = Plan::new(&topology).relocate("00:03.0".parse().unwrap(), "ff:09.0".parse().unwrap()).unwrap();
     let causes: Vec<_> = plan.findings().map(|finding| finding.cause).collect();
     assert_eq!(causes, [Cause::NoWindow(0, Space::Memory, "ff:09.0".parse().unwrap())]);
+}
+
+/// Whether Linux finds these after a move on a machine where two functions with ARI are behind a root port.
+fn found_with_ari(host: &str, guest: &str, wanted: &[&str]) -> Vec<bool> {
+    let window = |start| Windows::memory(Span::new(start, 0x100_0000).unwrap());
+    let express = |at: &str| Blueprint::endpoint(bdf(at)).capability(&Capability::Express(PortType::Endpoint));
+    let ari = |at: &str, next| express(at).multi_function().extended(&ExtendedCapability::Ari { next });
+    let mut machine = Builder::new()
+        .root(0..=0xff, &[Builder::LOW_MEMORY])
+        .root_port(bdf("00:01.0"), 1..=1, window(0xe000_0000))
+        .root_port(bdf("00:01.1"), 2..=2, window(0xe100_0000))
+        .endpoint(ari("01:00.0", 1))
+        .endpoint(ari("01:00.1", 2))
+        .endpoint(ari("01:00.2", 0))
+        .endpoint(express("02:00.0"))
+        .build()
+        .unwrap();
+    let topology = topology(&mut machine).unwrap();
+    let plan = Plan::new(&topology).relocate(host.parse().unwrap(), guest.parse().unwrap()).unwrap();
+    let tree = boot(Kind::Linux61, &mut Vm::start(machine, &plan).unwrap()).tree;
+    wanted.iter().map(|wanted| tree.device(bdf(wanted)).is_some()).collect()
+}
+
+#[test]
+fn a_function_moved_into_a_device_with_ari_is_found() {
+    let wanted = ["01:00.0", "01:00.1", "01:00.2", "01:00.3"];
+    assert_eq!(found_with_ari("02:00.0", "01:00.3", &wanted), [true; 4]);
+}
+
+#[test]
+fn siblings_with_ari_are_found_past_one_that_left() {
+    let wanted = ["01:00.0", "01:00.1", "01:00.2", "02:00.1"];
+    assert_eq!(found_with_ari("01:00.1", "02:00.1", &wanted), [true, false, true, true]);
 }

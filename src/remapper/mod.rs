@@ -13,7 +13,7 @@ use heapless::Vec;
 
 use self::index::{Entry, Index, MAX_FUNCTIONS};
 use self::rule::{Effect, TooManyRules, Treatment};
-use self::touched::Touched;
+use self::touched::{Touched, chains_functions};
 use self::window::Window;
 use crate::access::{Access, Lanes};
 use crate::address::{Bdf, Guest, Host, Span};
@@ -358,7 +358,7 @@ impl<const F: usize> Remapper<F> {
         Ok(())
     }
 
-    /// Function 0 of every device that gains or loses functions says whether there are others.
+    /// Function 0 of every device that gains or loses functions says whether there are others, and no longer which.
     fn set_multi_function_bits(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
         let places = plan.relocations().iter().flat_map(|relocation| [relocation.guest, Guest(relocation.host.0)]);
         for place in places.chain(plan.hidden().iter().map(|hidden| Guest(hidden.0))) {
@@ -367,8 +367,12 @@ impl<const F: usize> Remapper<F> {
             let has_siblings = plan.has_siblings(first);
             let touched = match self.index.entry(first) {
                 Entry::Touched(index) => Some(index),
-                _ if function.is_multi_function() == has_siblings => None,
-                _ => Some(self.add(Touched::staying(function))?),
+                _ if function.is_multi_function() == has_siblings && !chains_functions(function) => None,
+                _ => {
+                    let staying = Touched::without_function_chain(function);
+                    let staying = staying.map_err(|TooManyRules| PlanError::TooManyRegisters(function.bdf()))?;
+                    Some(self.add(staying)?)
+                }
             };
             if let Some(touched) = touched.and_then(|index| self.functions.get_mut(index)) {
                 let set = touched.set_multi_function(has_siblings);

@@ -90,6 +90,14 @@ impl Touched {
         Self::new(function, Some(function.bdf().0))
     }
 
+    /// A first function that stays, of a device whose functions change. With ARI its Next Function Number leads past new
+    /// functions, or ends the search where one left (Linux's `next_ari_fn`); without, all eight are looked for.
+    pub(super) fn without_function_chain(function: &Function) -> Result<Self, TooManyRules> {
+        let mut staying = Self::staying(function);
+        hide_extended_capabilities(&mut staying.rules, function, |id| id == ExtendedCapabilityId::ARI)?;
+        Ok(staying)
+    }
+
     /// A bridge something left or moved behind.
     pub(super) fn port(port: &Port<'_>) -> Result<Self, TooManyRules> {
         let mut touched = Self::staying(port.function);
@@ -290,6 +298,11 @@ impl Touched {
             self.preparation = Some((header::COMMAND, low(command | FORWARDING)));
         }
     }
+}
+
+/// Whether the function says which functions its device has (7.8.7.2).
+pub(super) fn chains_functions(function: &Function) -> bool {
+    function.extended_capability(ExtendedCapabilityId::ARI).is_some()
 }
 
 /// Capabilities a moved function does not show: BARs at fixed addresses, and a bridge that renumbers.
