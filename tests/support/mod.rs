@@ -6,7 +6,8 @@ pub(crate) mod lspci;
 pub(crate) mod moves;
 
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{env, fs, process};
 
 use pci_remap::sim::dump::{Dump, LoadedMachine, Resources};
 
@@ -55,4 +56,11 @@ fn folders(parent: &Path) -> Vec<Folder> {
     let mut folders: Vec<_> = entries.filter(|path| path.join("dump.txt").exists()).map(Folder).collect();
     folders.sort_by_key(Folder::name);
     folders
+}
+
+/// A file nobody else uses; whoever asks removes it.
+pub(crate) fn scratch_file() -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{number}.txt", process::id()))
 }

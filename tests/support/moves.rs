@@ -83,8 +83,13 @@ fn name(cause: &Cause) -> String {
     format!("{cause:?}").split('(').next().unwrap_or_default().to_owned()
 }
 
+/// The guests do not look behind CardBus bridges.
+fn is_behind_cardbus(topology: &Topology<FUNCTIONS>, bus: u8) -> bool {
+    topology.view().bridge_to(bus).is_some_and(|bridge| bridge.header_type() == HeaderType::CardBus)
+}
+
 fn endpoints(topology: &Topology<FUNCTIONS>) -> Vec<Host<Bdf>> {
-    let functions = topology.functions().iter();
+    let functions = topology.functions().iter().filter(|function| !is_behind_cardbus(topology, function.bdf().0.bus()));
     let endpoints =
         functions.filter(|function| function.header_type() == HeaderType::Type0 && !function.class().is_host_bridge());
     endpoints.map(|function| function.bdf()).collect()
@@ -93,7 +98,8 @@ fn endpoints(topology: &Topology<FUNCTIONS>) -> Vec<Host<Bdf>> {
 /// Root buses, and buses behind bridges.
 fn buses(topology: &Topology<FUNCTIONS>) -> Vec<u8> {
     let view = topology.view();
-    (0..=u8::MAX).filter(|bus| view.is_root_bus(*bus) || *bus != 0 && view.bridge_to(*bus).is_some()).collect()
+    let all = (0..=u8::MAX).filter(|bus| view.is_root_bus(*bus) || *bus != 0 && view.bridge_to(*bus).is_some());
+    all.filter(|bus| !is_behind_cardbus(topology, *bus)).collect()
 }
 
 fn free_device(topology: &Topology<FUNCTIONS>, bus: u8) -> Option<Bdf> {
