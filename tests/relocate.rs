@@ -3,11 +3,11 @@
 use pci_remap::plan::Cause;
 use pci_remap::sim::guest::{Device, Kind, boot};
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, Windows, signature};
-use pci_remap::sim::platform::Platform;
+use pci_remap::sim::platform::{Platform, RootWindow};
 use pci_remap::sim::vm::{Vm, topology};
 use pci_remap::spec::bar::BarKind;
 use pci_remap::spec::express::PortType;
-use pci_remap::{Access, Bdf, Dword, Guest, Plan, Space, Span, Width};
+use pci_remap::{Access, Bdf, Dword, Guest, Placement, Plan, Relocation, Space, Span, Width};
 
 fn bdf(text: &str) -> Bdf {
     text.parse().unwrap()
@@ -135,4 +135,19 @@ fn a_function_moved_into_a_device_with_ari_is_found() {
 fn siblings_with_ari_are_found_past_one_that_left() {
     let wanted = ["01:00.0", "01:00.1", "01:00.2", "02:00.1"];
     assert_eq!(found_with_ari("01:00.1", "02:00.1", &wanted), [true, false, true, true]);
+}
+
+#[test]
+fn pre_assigned_io_bars_stay_off_the_ports_of_the_mainboard() {
+    let mut machine = Builder::new()
+        .root(0..=0xff, &[Builder::LOW_MEMORY, RootWindow { span: Span::new(0, 0x1_0000).unwrap(), space: Space::Io }])
+        .endpoint(Blueprint::endpoint(bdf("00:03.0")).bar(0, BarKind::Io, 0x20, 0x3000))
+        .build()
+        .unwrap();
+    let topology = topology(&mut machine).unwrap();
+    let relocation = Relocation::new("00:03.0".parse().unwrap(), "00:04.0".parse().unwrap());
+    let plan = Plan::new(&topology).with(Relocation { placement: Placement::PreAssigned, ..relocation }).unwrap();
+    let vm = Vm::start(machine, &plan).unwrap();
+    let guests: Vec<_> = vm.second_stage().mappings().iter().map(|mapping| mapping.guest.0).collect();
+    assert_eq!(guests, [Span::new(0x1000, 0x20).unwrap()]);
 }

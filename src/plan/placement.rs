@@ -173,8 +173,13 @@ fn windows(plan: &Plan<'_>, bus: u8, kind: BarKind) -> impl Iterator<Item = Span
         }
     });
     let root = plan.host().root_windows(bus).filter(move |window| bridge.is_none() && window.space == space);
-    // The last byte of 4 GiB is left alone: a BAR there cannot be told from one that is being sized.
-    let reach = if kind.is_64_bit() { Span::from_bounds(0, u64::MAX) } else { Span::from_bounds(0, 0xffff_fffe) };
+    // The last byte of 4 GiB is left alone: a BAR there cannot be told from one that is being sized. The first 4 KiB of
+    // I/O Space belong to devices that are not PCI's (`PCIBIOS_MIN_IO`).
+    let reach = match kind {
+        BarKind::Io => Span::from_bounds(0x1000, 0xffff_fffe),
+        BarKind::Memory64 { .. } => Span::from_bounds(0, u64::MAX),
+        BarKind::Memory32 { .. } | BarKind::Rom => Span::from_bounds(0, 0xffff_fffe),
+    };
     let spans = behind_bridge.into_iter().flatten().chain(root.map(|window| window.span)).map(|Host(span)| span);
     spans.filter_map(move |span| reach?.intersection(span))
 }
