@@ -1,9 +1,10 @@
 //! What there is to say about a segment group, as text.
 
 use core::fmt::{Display, Write as _};
+use std::collections::BTreeSet;
 
 use pci_remap::delta::Backing;
-use pci_remap::sim::machine::signature;
+use pci_remap::sim::machine::{Request, signature};
 use pci_remap::sim::vm::Exits;
 use pci_remap::topology::ROM;
 use pci_remap::{Bdf, Guest, Host, Relocation, Space, Span};
@@ -20,12 +21,33 @@ pub(crate) fn segment(text: &mut String, segment: &mut Segment, names: &Names, v
     section(text, "Findings", findings);
     section(text, "The guest said", said(segment, verbose));
     section(text, "Guest addresses and what is behind them", mappings(segment));
-    section(text, "Concealed, as the guest would find the moved functions there", concealed(segment));
+    section(text, "Concealed: where hardware has the BARs of functions that left", concealed(segment));
     section(text, "Emulated registers", emulated(segment, names));
     section(text, "Hooks", hooks(segment));
     let proofs = proofs(segment);
     section(text, "Proof", proofs.iter().map(|proof| &proof.line));
+    let conflicts = conflicts(segment);
+    if !conflicts.is_empty() {
+        section(text, "Conflicts: more than one function answers", conflicts);
+    }
     proofs.iter().filter(|proof| !proof.holds).count()
+}
+
+/// Addresses at which hardware answers twice, as when the guest puts something where a moved function's real BAR is.
+fn conflicts(segment: &Segment) -> BTreeSet<String> {
+    let machine = segment.vm.machine();
+    let conflicts = machine.conflicts().iter().filter(|conflict| !segment.bare.conflicts().contains(conflict));
+    conflicts
+        .map(|conflict| {
+            let claimants = conflict.claimants.iter().map(|claimant| machine.function(*claimant).bdf().to_string());
+            let claimants = claimants.collect::<Vec<_>>().join(" and ");
+            match conflict.request {
+                Request::Configuration(bdf) => format!("{bdf}: {claimants}"),
+                Request::Memory(address) => format!("mem {address:#x}: {claimants}"),
+                Request::Io(address) => format!("io {address:#x}: {claimants}"),
+            }
+        })
+        .collect()
 }
 
 fn section(text: &mut String, heading: &str, lines: impl IntoIterator<Item = impl Display>) {
