@@ -1,4 +1,28 @@
-//! (docs to come)
+//! Decides what a guest sees when it touches PCI configuration space, so that a physical function appears at another
+//! address than it has. For hypervisors and VMMs.
+//!
+//! ```text
+//!  trapped access --mechanism--> Access --> Remapper --> ReadDecision / WriteDecision --> answer, or touch hardware
+//!                                              |
+//!                                              +-------> MapDelta ------------------> second-stage page tables
+//! ```
+//!
+//! 1. Find out what the machine has: [`Topology::scan`], or [`Topology::from_functions`].
+//! 2. Say what the guest shall see: a [`Plan`] of moves and hidden functions. Its [findings](Plan::findings) tell whether
+//!    it will work, and why not.
+//! 3. [Build](Plan::build) the [`Remapper`], make its [preparations](Remapper::preparation), and trap the configuration
+//!    accesses it [lists](Remapper::traps). All others never need an exit.
+//! 4. Cut every trapped access into [`Access`]es by its [`mechanism`], ask [`Remapper::read`] or [`Remapper::write`], and
+//!    carry out the decision. **Apply every change of the delta before the guest runs again.**
+//!
+//! The crate does no I/O, allocates nothing, takes no lock and never panics. Whose view an address belongs to is a type:
+//! [`Guest`] and [`Host`] do not mix. Reads take `&self`; a guest cannot cause an error.
+//!
+//! Storage is inline, with capacities as const generics; where the stack is small, [`Topology::scan_into`] and
+//! [`Plan::build_into`] work in place.
+//!
+//! Features only add API: `sim` has simulated machines and guests and the laws the crate keeps (needs `std`);
+//! `arbitrary` has `Arbitrary` for fuzzing.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -13,6 +37,10 @@
         clippy::unwrap_used,
     )
 )]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 #[cfg(feature = "sim")]
 extern crate std;

@@ -60,6 +60,19 @@ pub enum MsixTable {
     Trapped,
 }
 
+/// What becomes of bus numbers the guest writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum BusNumbers {
+    /// Bridges something left keep theirs, all others are the guest's to number: right for systems that keep what
+    /// firmware chose, as Linux and FreeBSD do.
+    #[default]
+    Hardware,
+    /// All bridges keep theirs; the guest numbers buses as it likes, and every access is led to the bus it means. For
+    /// firmware that numbers buses anew while something is moved. Every configuration access has to be trapped.
+    Virtual,
+}
+
 /// One function's move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Relocation {
@@ -95,6 +108,7 @@ pub struct Plan<'t> {
     relocations: Vec<Relocation, MAX_MOVES>,
     hidden: Vec<Host<Bdf>, MAX_MOVES>,
     reserved: Vec<Guest<Span>, MAX_RESERVED>,
+    bus_numbers: BusNumbers,
 }
 
 /// A plan cannot be made, or not be built.
@@ -153,7 +167,13 @@ impl<'t> Plan<'t> {
     /// # Ok::<(), Box<dyn core::error::Error>>(())
     /// ```
     pub fn new<const N: usize>(topology: &'t Topology<N>) -> Self {
-        Self { host: topology.view(), relocations: Vec::new(), hidden: Vec::new(), reserved: Vec::new() }
+        Self {
+            host: topology.view(),
+            relocations: Vec::new(),
+            hidden: Vec::new(),
+            reserved: Vec::new(),
+            bus_numbers: BusNumbers::Hardware,
+        }
     }
 
     /// Moves one function with the defaults of [`Relocation::new`].
@@ -229,6 +249,13 @@ impl<'t> Plan<'t> {
         Ok(self)
     }
 
+    /// Says what becomes of bus numbers the guest writes.
+    #[must_use]
+    pub fn bus_numbers(mut self, bus_numbers: BusNumbers) -> Self {
+        self.bus_numbers = bus_numbers;
+        self
+    }
+
     /// The moves, in the order they were added. It is also the order in which overlapping windows are served.
     pub fn relocations(&self) -> &[Relocation] {
         &self.relocations
@@ -275,6 +302,10 @@ impl<'t> Plan<'t> {
 
     pub(crate) fn host(&self) -> TopologyView<'t> {
         self.host
+    }
+
+    pub(crate) fn has_virtual_bus_numbers(&self) -> bool {
+        self.bus_numbers == BusNumbers::Virtual
     }
 
     pub(crate) fn reserved(&self) -> &[Guest<Span>] {

@@ -1,6 +1,6 @@
 //! What each bridge becomes in the guest's view.
 
-use super::Plan;
+use super::{BusNumbers, Plan};
 use crate::address::{Bdf, Host};
 use crate::topology::{Bridge, Function};
 
@@ -13,6 +13,8 @@ pub(crate) enum Role {
     Guarded,
     /// Nothing left it, but something moved in.
     Destination,
+    /// Neither, but its bus numbers are virtual.
+    Bystander,
 }
 
 /// A bridge the plan touches.
@@ -38,6 +40,8 @@ impl<'t> Plan<'t> {
             if self.guest_bus(bridge.secondary).next().is_some() { Role::Guarded } else { Role::Vacant }
         } else if as_upstream || self.gained(bridge) {
             Role::Destination
+        } else if self.bus_numbers == BusNumbers::Virtual {
+            Role::Bystander
         } else {
             return None;
         };

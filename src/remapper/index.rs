@@ -13,6 +13,8 @@ pub(super) enum Entry {
     Absent,
     /// The touched function with this index.
     Touched(usize),
+    /// What the hardware has on another bus, at the same device and function number.
+    OnBus(u8),
 }
 
 /// Most functions an [`Index`] tells apart.
@@ -21,11 +23,24 @@ pub(super) const MAX_FUNCTIONS: usize = 253;
 /// The guest addresses a plan touches, on at most `B` buses.
 #[derive(Debug, Clone)]
 pub(super) struct Index<const B: usize> {
-    /// 0, or the number of a bus with touched addresses, counted from 1.
+    /// By the number the guest knows a bus by now: 0, or the place of a touched bus, counted from 1.
     bus: [u8; 256],
-    /// By device and function number: 0 plain, 1 absent, else the index of a touched function plus 2.
-    buses: Vec<[u8; 256], B>,
+    buses: Vec<Bus, B>,
 }
+
+/// A bus with touched addresses.
+#[derive(Debug, Clone)]
+struct Bus {
+    /// By device and function number: 0 plain, 1 absent, else the index of a touched function plus 2.
+    codes: [u8; 256],
+    /// The number it has in hardware.
+    host: u8,
+    /// Where bus numbers are virtual: the number the guest gave it, and the last one behind it.
+    range: Option<(u8, u8)>,
+}
+
+/// In `Index::bus`: no bridge leads to this number now.
+const NOWHERE: u8 = u8::MAX;
 
 const PLAIN: u8 = 0;
 const ABSENT: u8 = 1;
@@ -43,10 +58,12 @@ impl<const B: usize> Index<B> {
 
     #[inline]
     pub(super) fn entry(&self, function: Guest<Bdf>) -> Entry {
-        let Some(number) = self.number(function.0.bus()) else { return Entry::Plain };
-        let codes = self.buses.get(number);
-        match codes.map_or(PLAIN, |codes| code(codes, function.0.devfn())) {
-            PLAIN => Entry::Plain,
+        let number = function.0.bus();
+        let Some(place) = self.place(number) else { return Entry::Plain };
+        let Some(bus) = self.buses.get(place) else { return Entry::Absent };
+        match code(&bus.codes, function.0.devfn()) {
+            PLAIN if bus.host == number => Entry::Plain,
+            PLAIN => Entry::OnBus(bus.host),
             ABSENT => Entry::Absent,
             code => Entry::Touched(usize::from(code.wrapping_sub(FIRST))),
         }
@@ -55,30 +72,63 @@ impl<const B: usize> Index<B> {
     /// Puts something at a guest address; `Err` holds the bus there is no room for.
     pub(super) fn set(&mut self, function: Guest<Bdf>, entry: Entry) -> Result<(), u8> {
         let bus = function.0.bus();
-        let number = match self.number(bus) {
-            Some(number) => number,
-            None => self.add(bus).ok_or(bus)?,
-        };
+        let place = self.touch(bus)?;
         let code = match entry {
-            Entry::Plain => PLAIN,
+            Entry::Plain | Entry::OnBus(_) => PLAIN,
             Entry::Absent => ABSENT,
             Entry::Touched(index) => u8::try_from(index).ok().and_then(|index| index.checked_add(FIRST)).ok_or(bus)?,
         };
-        let place = self.buses.get_mut(number).and_then(|codes| codes.get_mut(usize::from(function.0.devfn())));
-        *place.ok_or(bus)? = code;
+        let codes = self.buses.get_mut(place).map(|bus| &mut bus.codes);
+        *codes.and_then(|codes| codes.get_mut(usize::from(function.0.devfn()))).ok_or(bus)? = code;
         Ok(())
     }
 
-    #[inline]
-    fn number(&self, bus: u8) -> Option<usize> {
-        usize::from(code(&self.bus, bus)).checked_sub(1)
+    /// The place of a bus with touched addresses, made if it is not one yet; `Err` when there is no room.
+    pub(super) fn touch(&mut self, bus: u8) -> Result<usize, u8> {
+        if let Some(place) = self.place(bus).filter(|place| *place < self.buses.len()) {
+            return Ok(place);
+        }
+        let place = self.buses.len();
+        let code = u8::try_from(place).ok().and_then(|place| place.checked_add(1)).filter(|code| *code < NOWHERE);
+        let new = Bus { codes: [PLAIN; 256], host: bus, range: None };
+        self.buses.push(new).map_err(|_| bus)?;
+        *self.bus.get_mut(usize::from(bus)).ok_or(bus)? = code.ok_or(bus)?;
+        Ok(place)
     }
 
-    fn add(&mut self, bus: u8) -> Option<usize> {
-        let number = self.buses.len();
-        self.buses.push([PLAIN; 256]).ok()?;
-        *self.bus.get_mut(usize::from(bus))? = u8::try_from(self.buses.len()).ok()?;
-        Some(number)
+    /// No bridge leads anywhere: but for root buses, every number is nowhere.
+    pub(super) fn close_bridges(&mut self, is_root: impl Fn(u8) -> bool) {
+        for (number, place) in (0..=u8::MAX).zip(&mut self.bus) {
+            if !is_root(number) {
+                *place = NOWHERE;
+            }
+        }
+        for bus in &mut self.buses {
+            bus.range = None;
+        }
+    }
+
+    /// A bridge on the bus at `from` (a root bus for `None`) leads to the bus at `to` by these numbers, if they lie
+    /// within those of the bridge above and no other bridge has them.
+    pub(super) fn lead(&mut self, from: Option<usize>, to: usize, secondary: u8, subordinate: u8) {
+        let above = match from {
+            None => Some((0, u8::MAX)),
+            Some(place) => self.buses.get(place).and_then(|bus| bus.range),
+        };
+        let within = above.is_some_and(|(first, last)| first < secondary && secondary <= last);
+        let free = code(&self.bus, secondary) == NOWHERE;
+        let (Some(bus), Ok(place)) = (self.buses.get_mut(to), u8::try_from(to)) else { return };
+        if within && free && secondary <= subordinate {
+            bus.range = Some((secondary, subordinate));
+            if let Some(slot) = self.bus.get_mut(usize::from(secondary)) {
+                *slot = place.saturating_add(1);
+            }
+        }
+    }
+
+    #[inline]
+    fn place(&self, bus: u8) -> Option<usize> {
+        usize::from(code(&self.bus, bus)).checked_sub(1)
     }
 }
 

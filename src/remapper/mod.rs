@@ -20,6 +20,8 @@ use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{HostWrite, ReadDecision, Splice, WriteDecision};
 use crate::delta::Space;
 use crate::plan::{MAX_RESERVED, Places, Plan, PlanError, Role};
+use crate::spec::type1;
+use crate::topology::MAX_ROOT_WINDOWS;
 
 /// One PCI segment group as one guest sees it, with room for `F` touched functions.
 ///
@@ -36,6 +38,8 @@ pub struct Remapper<const F: usize> {
     /// Functions with windows that are not what they shall be.
     pending: Vec<u8, F>,
     reserved: Vec<Guest<Span>, MAX_RESERVED>,
+    /// Where bus numbers are virtual: the root buses.
+    roots: Vec<u8, MAX_ROOT_WINDOWS>,
 }
 
 /// Where the bytes at a guest address are.
@@ -67,7 +71,13 @@ impl<const F: usize> Default for Remapper<F> {
 impl<const F: usize> Remapper<F> {
     /// A remapper that touches nothing: every access is pass-through.
     pub const fn new() -> Self {
-        Self { index: Index::new(), functions: Vec::new(), pending: Vec::new(), reserved: Vec::new() }
+        Self {
+            index: Index::new(),
+            functions: Vec::new(),
+            pending: Vec::new(),
+            reserved: Vec::new(),
+            roots: Vec::new(),
+        }
     }
 
     /// What to do with a read.
@@ -77,6 +87,10 @@ impl<const F: usize> Remapper<F> {
         let touched = match self.index.entry(Guest(access.function())) {
             Entry::Plain => return ReadDecision::Passthrough,
             Entry::Absent => return ReadDecision::Hide,
+            Entry::OnBus(bus) => {
+                let to = Host(access.of(access.function().on_bus(bus)));
+                return ReadDecision::Redirect { to, splice: Splice::HARDWARE };
+            }
             Entry::Touched(index) => self.functions.get(index),
         };
         let Some(touched) = touched else { return ReadDecision::Passthrough };
@@ -118,7 +132,9 @@ impl<const F: usize> Remapper<F> {
     /// The guest addresses whose configuration accesses must be trapped; all others never need an exit.
     /// [`Ecam::page`](crate::mechanism::Ecam::page) turns an address into a page.
     pub fn traps(&self) -> impl Iterator<Item = TrapRange> {
-        let is_plain = |id| self.index.entry(Guest(Bdf::from_routing_id(id))) == Entry::Plain;
+        // With virtual bus numbers, what an address means changes.
+        let are_fixed = self.roots.is_empty();
+        let is_plain = move |id| are_fixed && self.index.entry(Guest(Bdf::from_routing_id(id))) == Entry::Plain;
         let mut next = Some(0_u16);
         core::iter::from_fn(move || {
             let first = (next?..=u16::MAX).find(|id| !is_plain(*id))?;
@@ -147,6 +163,7 @@ impl<const F: usize> Remapper<F> {
         match self.index.entry(guest) {
             Entry::Plain => None,
             Entry::Absent => Some(None),
+            Entry::OnBus(bus) => Some(Some(Host(guest.0.on_bus(bus)))),
             Entry::Touched(index) => Some(self.functions.get(index).map(|touched| Host(touched.host))),
         }
     }
@@ -165,6 +182,9 @@ impl<const F: usize> Remapper<F> {
         let index = match self.index.entry(Guest(access.function())) {
             Entry::Plain => return WriteDecision::Passthrough,
             Entry::Absent => return WriteDecision::Hide,
+            Entry::OnBus(bus) => {
+                return WriteDecision::Redirect { to: Host(access.of(access.function().on_bus(bus))), value };
+            }
             Entry::Touched(index) => index,
         };
         let Some(touched) = self.functions.get_mut(index) else { return WriteDecision::Passthrough };
@@ -186,10 +206,24 @@ impl<const F: usize> Remapper<F> {
                 value: value & rule.to_hardware | rule.hold,
             },
         };
-        if changed && rule.effect == Effect::Decoding {
-            self.settle(index);
+        match rule.effect {
+            Effect::Decoding if changed => self.settle(index),
+            Effect::BusNumbers if changed => self.renumber(),
+            _ => {}
         }
         decision
+    }
+
+    /// Works out anew which bus each number means to the guest. Bridges come in the order of the host's addresses, so
+    /// the one above is led to before those behind it.
+    fn renumber(&mut self) {
+        let roots = &self.roots;
+        self.index.close_bridges(|bus| roots.contains(&bus));
+        for touched in &self.functions {
+            let Some((from, to)) = touched.leads else { continue };
+            let [_, secondary, subordinate, _] = touched.rules.shadow(type1::BUS_NUMBERS).to_le_bytes();
+            self.index.lead(from, to, secondary, subordinate);
+        }
     }
 
     /// Works out anew where the windows of a function shall be, after one of its registers changed, and those of later
@@ -291,6 +325,7 @@ impl<const F: usize> Remapper<F> {
         self.functions.clear();
         self.pending.clear();
         self.reserved.clear();
+        self.roots.clear();
     }
 
     pub(crate) fn build(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
@@ -300,6 +335,9 @@ impl<const F: usize> Remapper<F> {
         self.add_hidden(plan)?;
         self.add_ports(plan)?;
         self.set_multi_function_bits(plan)?;
+        if plan.has_virtual_bus_numbers() {
+            self.virtualize_bus_numbers(plan)?;
+        }
         for index in 0..self.functions.len() {
             if let Some(touched) = self.functions.get_mut(index) {
                 touched.claim();
@@ -316,7 +354,7 @@ impl<const F: usize> Remapper<F> {
             let from = match port.role {
                 Role::Vacant => 0,
                 Role::Guarded | Role::Destination if port.as_upstream => 8,
-                Role::Guarded | Role::Destination => continue,
+                Role::Guarded | Role::Destination | Role::Bystander => continue,
             };
             for devfn in from..=u8::MAX {
                 let empty = Guest(Bdf::from_routing_id(u16::from_be_bytes([port.bridge.secondary, devfn])));
@@ -348,13 +386,43 @@ impl<const F: usize> Remapper<F> {
     }
 
     fn add_ports(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
-        // A destination port that shows as it is needs no look.
-        for port in plan.ports().filter(|port| port.role != Role::Destination || port.as_upstream) {
+        for port in plan.ports() {
+            // A destination port that shows as it is needs no look.
+            if port.role == Role::Destination && !port.as_upstream && !plan.has_virtual_bus_numbers() {
+                continue;
+            }
             let bdf = port.function.bdf();
             if plan.stays(bdf) {
                 self.add(Touched::port(&port).map_err(|TooManyRules| PlanError::TooManyRegisters(bdf))?)?;
             }
         }
+        Ok(())
+    }
+
+    /// Every bridge keeps its numbers, and leads to the bus the guest means.
+    fn virtualize_bus_numbers(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        let host = plan.host();
+        for function in host.functions() {
+            let bus = function.bdf().0.bus();
+            if host.is_root_bus(bus) && !self.roots.contains(&bus) {
+                self.roots.push(bus).map_err(|bus| PlanError::TooFewBuses(bus, MAX_ROOT_WINDOWS))?;
+            }
+        }
+        for port in plan.ports() {
+            let Guest(bdf) = Guest(port.function.bdf().0);
+            let to = self.index.touch(port.bridge.secondary).map_err(|bus| PlanError::TooFewBuses(bus, F))?;
+            let from = if host.is_root_bus(bdf.bus()) {
+                None
+            } else {
+                Some(self.index.touch(bdf.bus()).map_err(|bus| PlanError::TooFewBuses(bus, F))?)
+            };
+            let touched = self.functions.iter_mut().find(|touched| touched.host == bdf);
+            if let Some(touched) = touched {
+                let kept = touched.virtualize_bus_numbers(port.function, from, to);
+                kept.map_err(|TooManyRules| PlanError::TooManyRegisters(Host(bdf)))?;
+            }
+        }
+        self.renumber();
         Ok(())
     }
 

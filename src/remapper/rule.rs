@@ -18,6 +18,8 @@ pub(super) enum Effect {
     None,
     /// What the function decodes may have changed.
     Decoding,
+    /// Which bus the bridge leads to may have changed.
+    BusNumbers,
 }
 
 /// The rule of one DWORD. Bits that do not come from hardware come from the shadow.

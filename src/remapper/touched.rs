@@ -29,6 +29,9 @@ pub(super) struct Touched {
     pub(super) windows: Vec<Window, 7>,
     /// The lowest and the highest address its windows claim, to skip it fast.
     pub(super) reach: Option<Span>,
+    /// For a bridge with virtual bus numbers: the places of the bus it is on, unless that is a root bus, and of the bus
+    /// it leads to.
+    pub(super) leads: Option<(Option<usize>, usize)>,
     /// What the host writes before the guest starts.
     pub(super) preparation: Option<(Dword, u32)>,
 }
@@ -48,7 +51,7 @@ const fn low(command: Command) -> u32 {
 impl Touched {
     fn new(function: &Function, guest: Option<Bdf>) -> Self {
         let host = function.bdf().0;
-        Self { host, guest, rules: Rules::new(), windows: Vec::new(), reach: None, preparation: None }
+        Self { host, guest, rules: Rules::new(), windows: Vec::new(), reach: None, leads: None, preparation: None }
     }
 
     /// A function the guest finds elsewhere.
@@ -104,13 +107,25 @@ impl Touched {
         match port.role {
             Role::Vacant => touched.show_conventional_bridge(port)?,
             Role::Guarded => touched.guard_bridge(port)?,
-            Role::Destination => {}
+            Role::Destination | Role::Bystander => {}
         }
         if let Some(express) = port.function.express().filter(|_| port.as_upstream && port.role != Role::Vacant) {
             let type_and_slot = express::PORT_TYPE | express::SLOT_IMPLEMENTED;
             touched.rules.fix(express.dword, type_and_slot, express::UPSTREAM_PORT)?;
         }
         Ok(touched)
+    }
+
+    /// Lets the guest give the bridge bus numbers hardware never sees.
+    pub(super) fn virtualize_bus_numbers(
+        &mut self,
+        function: &Function,
+        from: Option<usize>,
+        to: usize,
+    ) -> Result<(), TooManyRules> {
+        self.leads = Some((from, to));
+        self.rules.keep(type1::BUS_NUMBERS, !0, !0, function.header(type1::BUS_NUMBERS))?;
+        self.rules.set_off(type1::BUS_NUMBERS, Effect::BusNumbers)
     }
 
     /// Sets Multi-Function Device to whether the guest finds other functions in the device.

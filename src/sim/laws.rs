@@ -32,7 +32,7 @@ pub fn obey(scenario: &Scenario) {
     let topology = topology(&mut machine).expect("a scenario has few functions");
     let plan = scenario.plan(&topology);
     let vm = Vm::start(machine, &plan).expect("a scenario leaves out what is refused");
-    let mut session = Session::new(vm, &topology, &plan);
+    let mut session = Session::new(vm, &topology, &plan, scenario.virtual_bus_numbers);
     session.hold();
     for step in &scenario.steps {
         session.take(step);
@@ -55,10 +55,13 @@ struct Session<'t> {
     /// Host registers no guest may change, with their values.
     fixed: Vec<(FunctionId, Dword, u32, u32)>,
     refuses: bool,
+    virtual_bus_numbers: bool,
+    /// Whether the guest has given buses other numbers, so that guest addresses mean something else than at the start.
+    renumbered: bool,
 }
 
 impl<'t> Session<'t> {
-    fn new(vm: Vm, topology: &'t Topology<FUNCTIONS>, plan: &Plan<'_>) -> Self {
+    fn new(vm: Vm, topology: &'t Topology<FUNCTIONS>, plan: &Plan<'_>, virtual_bus_numbers: bool) -> Self {
         let relocations = plan.relocations().to_vec();
         let hidden = plan.hidden().to_vec();
         let mut session = Self {
@@ -70,6 +73,8 @@ impl<'t> Session<'t> {
             touchable: BTreeSet::new(),
             fixed: Vec::new(),
             refuses: false,
+            virtual_bus_numbers,
+            renumbered: false,
         };
         let taken = |bdf: &Bdf| session.relocations.iter().any(|relocation| relocation.guest.0 == *bdf);
         session.vacated = session.leaving().map(|Host(bdf)| bdf).filter(|bdf| !taken(bdf)).collect();
@@ -128,6 +133,10 @@ impl<'t> Session<'t> {
         }
         for Host(host) in &self.hidden {
             bar_registers().for_each(|dword| fix(*host, dword, !0));
+        }
+        if self.virtual_bus_numbers {
+            let bridges = self.topology.functions().iter().filter(|function| function.bridge().is_some());
+            bridges.for_each(|bridge| fix(bridge.bdf().0, type1::BUS_NUMBERS, !0));
         }
         for host in self.leaving() {
             for bridge in self.way_to(host.0.bus()) {
@@ -202,6 +211,8 @@ impl<'t> Session<'t> {
             idempotence(self, access, value);
         }
         self.vm.config_write(Guest(access), value);
+        let bridge = self.topology.view().function(Host(access.function())).and_then(Function::bridge);
+        self.renumbered |= self.virtual_bus_numbers && bridge.is_some() && access.dword() == type1::BUS_NUMBERS;
     }
 
     fn relocation(&self, index: u8) -> Option<(Relocation, &'t Function)> {
@@ -249,10 +260,12 @@ impl<'t> Session<'t> {
     }
 
     fn hold(&mut self) {
-        fold(self);
         confinement(self);
         fixed_hardware(self);
         windows_reach_their_function(self);
+        if !self.renumbered {
+            fold(self);
+        }
     }
 }
 
@@ -431,7 +444,7 @@ fn hidden_is_absent(session: &mut Session<'_>) {
 
 /// 5. Every other function is the hardware's, bit by bit.
 fn untouched_is_untouched(session: &mut Session<'_>, bdf: Bdf) {
-    if session.touchable.contains(&bdf) {
+    if session.virtual_bus_numbers || session.touchable.contains(&bdf) {
         return;
     }
     for dword in [0x00, 0x04, 0x10, 0x18, 0x34, 0x3c, 0x100].into_iter().filter_map(Dword::at) {
@@ -551,6 +564,7 @@ fn lists_end(session: &mut Session<'_>) {
             }
             dword = Dword::holding(next);
             entry = read(dword);
+            assert!(entry != 0, "law 8, lists end: {guest} {dword} is no entry");
         }
     }
 }

@@ -9,7 +9,7 @@ use super::platform::RootWindow;
 use crate::access::Width;
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
-use crate::plan::{Grade, IoBars, MsixTable, Placement, Plan, Relocation};
+use crate::plan::{BusNumbers, Grade, IoBars, MsixTable, Placement, Plan, Relocation};
 use crate::spec::bar::BarKind;
 use crate::spec::express::PortType;
 use crate::spec::header::Command;
@@ -28,6 +28,8 @@ pub struct Scenario {
     /// Which functions are hidden, by their place among all that are no bridges.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 2>))]
     pub hidden: Vec<u8>,
+    /// Whether bus numbers are virtual.
+    pub virtual_bus_numbers: bool,
     /// What the guest does.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 40>))]
     pub steps: Vec<Step>,
@@ -223,7 +225,8 @@ impl Scenario {
         let hosts: Vec<_> =
             topology.functions().iter().filter(|function| function.bridge().is_none()).map(Function::bdf).collect();
         let pick = |index: u8| hosts.get(usize::from(index) % hosts.len().max(1)).copied();
-        let mut plan = Plan::new(topology);
+        let bus_numbers = if self.virtual_bus_numbers { BusNumbers::Virtual } else { BusNumbers::Hardware };
+        let mut plan = Plan::new(topology).bus_numbers(bus_numbers);
         for step in &self.moves {
             let next = step.relocations(pick, topology);
             let next = next.into_iter().try_fold(plan.clone(), Plan::with);
