@@ -2,8 +2,8 @@
 
 mod support;
 
+use core::fmt::Write as _;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::{fs, thread};
 
@@ -156,9 +156,9 @@ impl Subject {
 
     /// A known reason why something may not have worked.
     fn limit(&self, vm: &Vm, after: &Boot) -> Option<Limit> {
-        let before = self.before.tree.devices.iter().flat_map(spans).collect::<Vec<_>>();
+        let bare = self.before.tree.devices.iter().flat_map(spans).collect::<Vec<_>>();
         let staying = after.tree.devices.iter().filter(|device| vm.remapper().to_host(Guest(device.bdf)).is_none());
-        let mut new = staying.flat_map(spans).filter(|new| !before.contains(new));
+        let mut new = staying.flat_map(spans).filter(|new| !bare.contains(new));
         let concealed = vm.second_stage().concealed();
         if new.any(|(_, space, span)| concealed.iter().any(|(Guest(own), of)| *of == space && own.overlaps(span))) {
             return Some(Limit::VacatedAddressesReused);
@@ -194,8 +194,8 @@ impl Subject {
             for offset in [0, decoder.size - 4] {
                 let expected = signature(self.segment(), host.0, bar, offset);
                 match device.read(vm, bar, offset) {
-                    Some(read) if read == expected => {}
-                    read => faults.push(format!("BAR {bar} of {host} reads {read:x?} at {offset:#x}: {found:x?}")),
+                    Some(answer) if answer == expected => {}
+                    answer => faults.push(format!("BAR {bar} of {host} reads {answer:x?} at {offset:#x}: {found:x?}")),
                 }
             }
             faults.extend(self.writes_land(vm, host, device, bar));

@@ -1,7 +1,7 @@
 //! The command line.
 
+use core::str::FromStr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use lexopt::{Arg, Parser, ValueExt};
 use pci_remap::sim::dump::SegmentBdf;

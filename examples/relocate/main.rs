@@ -76,7 +76,7 @@ impl Failure {
 
 /// One line for each finding.
 fn list(findings: &[Finding]) -> String {
-    findings.iter().map(|finding| format!("\n  {finding}")).collect()
+    findings.iter().fold(String::new(), |list, finding| list + &format!("\n  {finding}"))
 }
 
 fn run() -> Result<(), Failure> {

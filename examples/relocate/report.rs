@@ -51,11 +51,16 @@ fn conflicts(segment: &Segment) -> BTreeSet<String> {
 }
 
 fn section(text: &mut String, heading: &str, lines: impl IntoIterator<Item = impl Display>) {
-    let start = text.len();
-    let lines = lines.into_iter().map(|line| format!("  {line}\n")).collect::<String>();
-    let lines = if lines.is_empty() { "  nothing\n" } else { &lines };
+    let mut is_empty = true;
     // Writing to a string cannot fail.
-    let _ = write!(text, "{}{heading}\n{lines}", if start == 0 { "" } else { "\n" });
+    let _ = writeln!(text, "\n{heading}");
+    for line in lines {
+        let _ = writeln!(text, "  {line}");
+        is_empty = false;
+    }
+    if is_empty {
+        text.push_str("  nothing\n");
+    }
 }
 
 /// The guest's log, or what of it is about moved functions, the bridges concerned, and trouble.
@@ -171,11 +176,11 @@ struct Proof {
 /// Reads the first DWORD of each memory BAR of the moved functions where the guest put it.
 fn proofs(segment: &mut Segment) -> Vec<Proof> {
     let moves = segment.moves.clone();
-    moves.iter().flat_map(|moved| proofs_of(segment, moved)).collect()
+    moves.into_iter().flat_map(|moved| proofs_of(segment, moved)).collect()
 }
 
-fn proofs_of(segment: &mut Segment, moved: &Relocation) -> Vec<Proof> {
-    let Relocation { host, guest, .. } = *moved;
+fn proofs_of(segment: &mut Segment, moved: Relocation) -> Vec<Proof> {
+    let Relocation { host, guest, .. } = moved;
     let Some(device) = segment.moved_device(moved).cloned() else {
         return vec![Proof { line: format!("{guest}: the guest found nothing"), holds: false }];
     };

@@ -4,6 +4,7 @@ use pci_remap::sim::dump::{Assumption, LoadedMachine, SegmentBdf};
 use pci_remap::sim::guest::{Boot, Device, boot};
 use pci_remap::sim::machine::Machine;
 use pci_remap::sim::vm::{Exits, FUNCTIONS, Vm, topology};
+use pci_remap::topology::Function;
 use pci_remap::{Access, Bdf, Dword, Finding, Grade, Guest, Host, Plan, PlanError, Relocation, Topology};
 
 use crate::Failure;
@@ -78,7 +79,7 @@ impl Segment {
     }
 
     /// What the guest knows of a moved function.
-    pub(crate) fn moved_device(&self, moved: &Relocation) -> Option<&Device> {
+    pub(crate) fn moved_device(&self, moved: Relocation) -> Option<&Device> {
         self.after.tree.device(moved.guest.0)
     }
 }
@@ -97,7 +98,7 @@ fn plan<'t>(topology: &'t Topology<FUNCTIONS>, segment: u16, job: &Job) -> Resul
 /// The functions a move is about.
 fn relocations(topology: &Topology<FUNCTIONS>, one: Move) -> Vec<Relocation> {
     let (host, guest) = (one.host.map(|host| host.bdf), one.guest.map(|guest| guest.bdf));
-    let mut functions: Vec<_> = topology.view().device(host).map(|function| function.bdf()).collect();
+    let mut functions: Vec<_> = topology.view().device(host).map(Function::bdf).collect();
     if !one.whole_device || functions.is_empty() {
         return vec![Relocation::new(host, guest)];
     }

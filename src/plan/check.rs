@@ -210,10 +210,9 @@ fn bar_finding(
     let number = bar.number();
     let cause = match place {
         // Linux gives a ROM room only when there is some (`pci_assign_unassigned_resources`).
-        Place::NoWindow | Place::NoRoom if bar.kind() == BarKind::Rom => return None,
+        Place::NoWindow | Place::NoRoom | Place::None if bar.kind() == BarKind::Rom => return None,
         Place::NoWindow => Cause::NoWindow(number, bar.space(), relocation.guest),
         Place::NoRoom => Cause::NoRoom(number, super::shown_size(bar), relocation.guest),
-        Place::None if bar.kind() == BarKind::Rom => return None,
         Place::None if bar.span().is_none() => Cause::BarUnassigned(number),
         Place::None if !is_reached(plan, relocation.host, bar) => Cause::BarUnreached(number),
         Place::None if relocation.io_bars == IoBars::Hide => return None,

@@ -5,8 +5,8 @@
 pub(crate) mod lspci;
 pub(crate) mod moves;
 
+use core::sync::atomic::{AtomicUsize, Ordering};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, process};
 
 use pci_remap::sim::dump::{Dump, LoadedMachine, Resources};

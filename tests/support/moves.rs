@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pci_remap::plan::Cause;
 use pci_remap::sim::vm::FUNCTIONS;
 use pci_remap::spec::header::HeaderType;
+use pci_remap::topology::Function;
 use pci_remap::{Bdf, Grade, Guest, Host, Plan, Topology};
 
 /// One or more functions that move together: host and guest address of each.
@@ -92,7 +93,7 @@ fn endpoints(topology: &Topology<FUNCTIONS>) -> Vec<Host<Bdf>> {
     let functions = topology.functions().iter().filter(|function| !is_behind_cardbus(topology, function.bdf().0.bus()));
     let endpoints =
         functions.filter(|function| function.header_type() == HeaderType::Type0 && !function.class().is_host_bridge());
-    endpoints.map(|function| function.bdf()).collect()
+    endpoints.map(Function::bdf).collect()
 }
 
 /// Root buses, and buses behind bridges.
