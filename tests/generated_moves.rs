@@ -1,6 +1,6 @@
 //! Moves made up for real machines: whatever the planner accepts must work.
 
-mod support;
+mod collection;
 
 use core::fmt::Write as _;
 use std::collections::BTreeMap;
@@ -16,8 +16,8 @@ use pci_remap::spec::bar::BarKind;
 use pci_remap::spec::header;
 use pci_remap::{Access, Bdf, Dword, Guest, Host, Space, Span, Topology};
 
-use support::moves::{self, Kind, Move};
-use support::{Folder, bundled, collected, lspci};
+use collection::moves::{self, Kind, Move};
+use collection::{Folder, bundled, collected, lspci};
 
 /// Moves of each kind that are tried on a machine.
 const TRIED: usize = 12;
@@ -254,7 +254,7 @@ impl Subject {
         });
         let functions: Vec<_> = functions.collect();
         let text = dump::write(functions.iter().map(|(at, bytes)| (*at, "", bytes.as_slice())));
-        let (own, guest) = (support::scratch_file(), support::scratch_file());
+        let (own, guest) = (collection::scratch_file(), collection::scratch_file());
         fs::write(&own, Dump::of(&self.machine).to_string()).unwrap();
         fs::write(&guest, text).unwrap();
         let mut complaints: Vec<_> = lspci::complaints(&guest).difference(&lspci::complaints(&own)).cloned().collect();

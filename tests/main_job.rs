@@ -1,6 +1,6 @@
 //! The main job as a program: `examples/relocate`, its output, its errors, and what lspci makes of what it writes.
 
-mod support;
+mod collection;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,8 +8,8 @@ use std::{env, fs};
 
 use pci_remap::sim::vm::topology;
 
-use support::moves::{self, Kind};
-use support::{Folder, bundled, collected, lspci, scratch_file};
+use collection::moves::{self, Kind};
+use collection::{Folder, bundled, collected, lspci, scratch_file};
 
 /// Cargo tells tests where binaries are, but not examples. It builds them for every test run, and puts them next to the
 /// folder of the test programs: `target/debug/deps/main_job-…` and `target/debug/examples/relocate`.

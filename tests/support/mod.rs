@@ -1,66 +1,97 @@
-//! Dumps of real machines, and moves made up for them.
+//! The talk's machine and a guest's accesses to it, for tests that speak of registers.
+#![allow(dead_code, reason = "no test file uses everything")]
 
-#![allow(dead_code, reason = "each test file uses what it needs")]
+use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, Windows};
+use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
+use pci_remap::spec::bar::BarKind;
+use pci_remap::{Access, Bdf, Dword, Guest, Host, MapOp, Plan, Span, Topology, Width};
 
-pub(crate) mod lspci;
-pub(crate) mod moves;
+pub(crate) const MEMORY: BarKind = BarKind::Memory32 { prefetchable: false };
+pub(crate) const MEMORY_64: BarKind = BarKind::Memory64 { prefetchable: true };
 
-use core::sync::atomic::{AtomicUsize, Ordering};
-use std::path::{Path, PathBuf};
-use std::{env, fs, process};
-
-use pci_remap::sim::dump::{Dump, LoadedMachine, Resources};
-
-/// A dump's files.
-#[derive(Debug, Clone)]
-pub(crate) struct Folder(pub(crate) PathBuf);
-
-impl Folder {
-    pub(crate) fn name(&self) -> String {
-        self.0.file_name().unwrap().to_string_lossy().into_owned()
-    }
-
-    pub(crate) fn dump_file(&self) -> PathBuf {
-        self.0.join("dump.txt")
-    }
-
-    /// The list of its resources, where the folder has one.
-    pub(crate) fn resources_file(&self) -> Option<PathBuf> {
-        Some(self.0.join("resources.txt")).filter(|file| file.exists())
-    }
-
-    pub(crate) fn machines(&self) -> Vec<LoadedMachine> {
-        let dump: Dump = fs::read_to_string(self.dump_file()).unwrap().parse().unwrap();
-        let resources = self.resources_file().map(|file| fs::read_to_string(file).unwrap());
-        let resources: Option<Resources> = resources.map(|text| text.parse().unwrap());
-        dump.machines(resources.as_ref())
-    }
+pub(crate) fn bdf(text: &str) -> Bdf {
+    text.parse().unwrap()
 }
 
-/// The dumps of this repository.
-pub(crate) fn bundled() -> Vec<Folder> {
-    folders(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dumps"))
+pub(crate) fn host(text: &str) -> Host<Bdf> {
+    text.parse().unwrap()
 }
 
-/// The dumps of the folder `PCI_REMAP_DUMPS` names; says so when it names none.
-pub(crate) fn collected() -> Vec<Folder> {
-    let Some(folder) = env::var_os("PCI_REMAP_DUMPS") else {
-        println!("skipped: PCI_REMAP_DUMPS names no folder");
-        return Vec::new();
-    };
-    folders(Path::new(&folder))
+pub(crate) fn guest(text: &str) -> Guest<Bdf> {
+    text.parse().unwrap()
 }
 
-fn folders(parent: &Path) -> Vec<Folder> {
-    let entries = fs::read_dir(parent).unwrap().map(|entry| entry.unwrap().path());
-    let mut folders: Vec<_> = entries.filter(|path| path.join("dump.txt").exists()).map(Folder).collect();
-    folders.sort_by_key(Folder::name);
-    folders
+pub(crate) fn span(start: u64, len: u64) -> Span {
+    Span::new(start, len).unwrap()
 }
 
-/// A file nobody else uses; whoever asks removes it.
-pub(crate) fn scratch_file() -> PathBuf {
-    static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{number}.txt", process::id()))
+pub(crate) fn windows(start: u64) -> Windows {
+    let prefetchable = Span::new(0x10_0000_0000 + (start & 0xfff_ffff), 0x100_0000);
+    Windows { prefetchable, ..Windows::memory(span(start, 0x100_0000)) }
+}
+
+/// The NIC of the talk: one 32-bit BAR, one 64-bit BAR with an MSI-X Table, a ROM, and most capabilities there are.
+pub(crate) fn nic(at: &str) -> Blueprint {
+    Blueprint::endpoint(bdf(at))
+        .bar(0, MEMORY, 0x2_0000, 0xe100_0000)
+        .bar(2, MEMORY_64, 0x8000, 0x10_0100_0000)
+        .rom(0x1_0000, 0xe104_0000)
+        .capability(&Capability::PowerManagement)
+        .capability(&Capability::Msi)
+        .capability(&Capability::EnhancedAllocation(Vec::new()))
+        .capability(&Capability::MsiX { vectors: 64, table: (2, 0x2000), pba: (2, 0x6000) })
+        .capability(&Capability::Express(pci_remap::spec::express::PortType::Endpoint))
+        .extended(&ExtendedCapability::SrIov { total: 8, offset: 16, stride: 1, bars: Vec::new() })
+        .extended(&ExtendedCapability::AdvancedErrorReporting)
+        .extended(&ExtendedCapability::LatencyToleranceReporting)
+        .extended(&ExtendedCapability::SerialNumber(0))
+        .extended(&ExtendedCapability::PrecisionTimeMeasurement)
+}
+
+/// A display behind one root port, and whatever is given behind and beside the next.
+pub(crate) fn machine(others: impl IntoIterator<Item = Blueprint>) -> Machine {
+    let builder = Builder::new()
+        .root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY, Builder::PORTS])
+        .root_port(bdf("00:01.0"), 1..=1, windows(0xe000_0000))
+        .root_port(bdf("00:01.1"), 2..=2, windows(0xe100_0000))
+        .endpoint(Blueprint::endpoint(bdf("01:00.0")).bar(0, MEMORY, 0x10_0000, 0xe000_0000));
+    others.into_iter().fold(builder, Builder::function).build().unwrap()
+}
+
+/// Scans the machine; the topology lives as long as the test.
+pub(crate) fn scan(machine: &mut Machine) -> &'static Topology<FUNCTIONS> {
+    Box::leak(topology(machine).unwrap())
+}
+
+/// The NIC at 02:00.0, seen at 01:01.0.
+pub(crate) fn talk() -> Vm {
+    moved(machine([nic("02:00.0")]), &[("02:00.0", "01:01.0")])
+}
+
+pub(crate) fn moved(mut machine: Machine, moves: &[(&str, &str)]) -> Vm {
+    let plan = Plan::new(scan(&mut machine));
+    let plan = moves.iter().try_fold(plan, |plan, (from, to)| plan.relocate(host(from), guest(to))).unwrap();
+    Vm::start(machine, &plan).unwrap()
+}
+
+/// A guest's accesses to one function, by offset.
+pub(crate) trait Registers {
+    fn read(&mut self, function: &str, offset: u16) -> u32;
+    fn write(&mut self, function: &str, offset: u16, value: u32) -> Vec<MapOp>;
+    fn write_word(&mut self, function: &str, offset: u16, value: u32) -> Vec<MapOp>;
+}
+
+impl Registers for Vm {
+    fn read(&mut self, function: &str, offset: u16) -> u32 {
+        self.config_read(Guest(Access::whole(bdf(function), Dword::at(offset).unwrap())))
+    }
+
+    fn write(&mut self, function: &str, offset: u16, value: u32) -> Vec<MapOp> {
+        self.config_write(Guest(Access::whole(bdf(function), Dword::at(offset).unwrap())), value)
+    }
+
+    fn write_word(&mut self, function: &str, offset: u16, value: u32) -> Vec<MapOp> {
+        let access = Access::at(bdf(function), offset, Width::Word).unwrap();
+        self.config_write(Guest(access), value << (access.lanes().first() * 8))
+    }
 }

@@ -1,0 +1,263 @@
+//! What the planner says before anything runs.
+
+mod support;
+
+use pci_remap::sim::machine::{Blueprint, Builder, Capability, FixedRange, Machine, Windows};
+use pci_remap::sim::vm::Vm;
+use pci_remap::spec::bar::BarKind;
+use pci_remap::spec::express::PortType;
+use pci_remap::{Grade, Plan, PlanError, Relocation, Remapper};
+use support::*;
+
+/// All findings of a plan, as people read them.
+fn findings(mut machine: Machine, moves: &[(&str, &str)]) -> Vec<String> {
+    let plan = Plan::new(scan(&mut machine));
+    let plan = moves.iter().try_fold(plan, |plan, (from, to)| plan.relocate(host(from), guest(to))).unwrap();
+    plan.findings().map(|finding| format!("{}: {finding}", finding.grade())).collect()
+}
+
+fn errors(machine: Machine, moves: &[(&str, &str)]) -> Vec<String> {
+    findings(machine, moves).into_iter().filter(|finding| finding.starts_with("error")).collect()
+}
+
+fn card(at: &str, address: u64) -> Blueprint {
+    Blueprint::endpoint(bdf(at)).bar(0, MEMORY, 0x1000, address)
+}
+
+#[test]
+fn the_talks_move_is_explained_and_possible() {
+    assert_eq!(
+        findings(machine([card("02:00.0", 0xe100_0000)]), &[("02:00.0", "01:01.0")]),
+        [
+            "info: 02:00.0: 00:01.0 is shown as an Upstream Port, so that 01:01.0 is looked for behind it (00:01.0 40h reads 00427c10)"
+        ]
+    );
+}
+
+#[test]
+fn an_occupied_address_is_refused_unless_its_function_leaves() {
+    let two = || machine([card("02:00.0", 0xe100_0000), card("00:05.0", 0xf000_0000)]);
+    assert_eq!(
+        errors(two(), &[("02:00.0", "00:05.0")]),
+        ["error: 02:00.0: 00:05.0 is occupied; move or hide the function that is there (00:05.0 00h reads 15728086)"]
+    );
+    assert_eq!(errors(two(), &[("02:00.0", "00:05.0"), ("00:05.0", "00:06.0")]), [""; 0]);
+    assert_eq!(errors(two(), &[("02:00.0", "00:05.0"), ("00:05.0", "02:00.0")]), [""; 0]);
+}
+
+#[test]
+fn a_bus_nothing_leads_to_is_refused() {
+    let machine = Builder::new()
+        .root(0..=0xff, &[Builder::LOW_MEMORY])
+        .root_port(bdf("00:01.0"), 1..=4, windows(0xe000_0000))
+        .endpoint(card("01:00.0", 0xe000_0000))
+        .build()
+        .unwrap();
+    assert_eq!(
+        errors(machine.clone(), &[("01:00.0", "03:00.0")]),
+        [
+            "error: 01:00.0: bus 03 of 03:00.0 is forwarded by a bridge, but is no bridge's secondary bus (00:01.0 18h reads 00040100)"
+        ]
+    );
+    assert_eq!(
+        errors(machine, &[("01:00.0", "09:00.0")]),
+        ["error: 01:00.0: no bridge has bus 09 of 09:00.0; choose a bus the machine has"]
+    );
+}
+
+#[test]
+fn a_function_needs_a_function_0_beside_it() {
+    assert_eq!(
+        errors(machine([card("02:00.0", 0xe100_0000)]), &[("02:00.0", "00:05.1")]),
+        ["error: 02:00.0: 00:05.1 is never looked for: its device has no function 0; move a function there as well"]
+    );
+}
+
+#[test]
+fn siblings_of_a_leaving_function_0_are_not_forgotten() {
+    let mut two = machine([card("02:00.0", 0xe100_0000), card("02:00.1", 0xe110_0000)]);
+    assert_eq!(
+        errors(two.clone(), &[("02:00.0", "01:01.0")]),
+        ["error: 02:00.0: 02:00.1 would not be found without function 0; move the whole device, or hide it too"]
+    );
+    let topology = scan(&mut two);
+    let device = Plan::new(topology).relocate_device(host("02:00.0"), guest("01:01.0")).unwrap();
+    assert!(device.findings().all(|finding| finding.grade() == Grade::Info));
+    let hidden =
+        Plan::new(topology).relocate(host("02:00.0"), guest("01:01.0")).unwrap().hide(host("02:00.1")).unwrap();
+    assert!(hidden.findings().all(|finding| finding.grade() == Grade::Info));
+    let alone = Plan::new(topology).hide(host("02:00.0")).unwrap();
+    assert!(alone.findings().any(|finding| finding.grade() == Grade::Error));
+}
+
+#[test]
+fn below_a_downstream_port_only_device_0_is_looked_for() {
+    let inner = windows(0xe200_0000);
+    let machine = Builder::new()
+        .root(0..=0xff, &[Builder::LOW_MEMORY])
+        .root_port(bdf("00:01.0"), 1..=3, inner)
+        .switch(bdf("01:00.0"), 2..=3, inner, &[(bdf("02:00.0"), 3..=3, inner)])
+        .endpoint(card("03:00.0", 0xe200_0000))
+        .endpoint(card("00:05.0", 0xf000_0000))
+        .build()
+        .unwrap();
+    assert_eq!(
+        errors(machine.clone(), &[("00:05.0", "03:01.0")]),
+        [
+            "error: 00:05.0: behind 02:00.0 only device 0 is looked for, so 03:01.0 is not found; choose a function of device 0, or a root bus (02:00.0 40h reads 00627c10)"
+        ]
+    );
+    assert_eq!(errors(machine, &[("00:05.0", "03:00.1")]), [""; 0]);
+}
+
+#[test]
+fn a_full_window_and_one_of_the_wrong_kind_are_told_apart() {
+    let big = |kind| Blueprint::endpoint(bdf("02:00.0")).bar(0, kind, 0x100_0000, 0xe100_0000);
+    assert_eq!(
+        errors(machine([big(MEMORY)]), &[("02:00.0", "01:01.0")]),
+        [
+            "error: 02:00.0: BAR 0 needs 0x1000000 bytes, and no window that leads to 01:01.0 has room (02:00.0 10h reads e1000000)"
+        ]
+    );
+    assert_eq!(errors(machine([big(BarKind::Memory64 { prefetchable: true })]), &[("02:00.0", "01:01.0")]), [""; 0]);
+    let only_prefetchable = Builder::new()
+        .root(0..=0xff, &[Builder::LOW_MEMORY])
+        .root_port(
+            bdf("00:01.0"),
+            1..=1,
+            Windows { prefetchable: Some(span(0xe000_0000, 0x10_0000)), ..Windows::default() },
+        )
+        .endpoint(card("00:05.0", 0xf000_0000))
+        .build()
+        .unwrap();
+    assert_eq!(
+        errors(only_prefetchable, &[("00:05.0", "01:00.0")]),
+        [
+            "error: 00:05.0: BAR 0 cannot be placed: no mem window of its kind leads to 01:00.0 (00:05.0 10h reads f0000000)"
+        ]
+    );
+}
+
+#[test]
+fn an_io_bar_without_a_window_is_hidden_where_there_is_memory_too() {
+    let both = card("00:05.0", 0xf000_0000).bar(1, BarKind::Io, 0x20, 0x3000);
+    assert_eq!(
+        findings(machine([both]), &[("00:05.0", "01:00.1")]),
+        [
+            "risk: 00:05.0: BAR 1 decodes I/O, no window has room for it, and it is not shown (00:05.0 14h reads 00003001)"
+        ]
+    );
+    let only_io = Blueprint::endpoint(bdf("00:05.0")).bar(1, BarKind::Io, 0x20, 0x3000);
+    assert_eq!(
+        findings(machine([only_io]), &[("00:05.0", "01:00.1")]),
+        [
+            "error: 00:05.0: BAR 1 cannot be placed: no io window of its kind leads to 01:00.1 (00:05.0 14h reads 00003001)"
+        ]
+    );
+}
+
+#[test]
+fn small_bars_fixed_addresses_virtual_functions_and_the_boot_display_are_named() {
+    let small = card("00:05.0", 0xf000_0000).bar(1, MEMORY, 0x100, 0xf000_1000);
+    assert_eq!(
+        findings(machine([small]), &[("00:05.0", "00:06.0")]),
+        ["info: 00:05.0: BAR 1 has 0x100 bytes and is shown as a whole page (00:05.0 14h reads f0001000)"]
+    );
+    let range = FixedRange { bar: 0, properties: 1, base: 0xf800_0000, max_offset: 0xffc };
+    let fixed = card("00:05.0", 0xf000_0000).capability(&Capability::EnhancedAllocation([range].into()));
+    assert_eq!(
+        errors(machine([fixed]), &[("00:05.0", "00:06.0")]),
+        ["error: 00:05.0: it decodes fixed addresses (Enhanced Allocation), which cannot be moved"]
+    );
+    assert!(
+        findings(machine([nic("02:00.0")]), &[("02:00.0", "01:01.0")])
+            .contains(&"info: 02:00.0: its 8 Virtual Functions do not follow; SR-IOV is hidden".into())
+    );
+    let display = card("00:05.0", 0xf000_0000).class(0x0003_0000);
+    assert_eq!(
+        findings(machine([display]), &[("00:05.0", "00:06.0")]),
+        [
+            "risk: 00:05.0: it is the display the machine booted with; legacy VGA addresses do not follow it (00:05.0 08h reads 03000000)"
+        ]
+    );
+}
+
+#[test]
+fn bridges_stay_where_they_are() {
+    assert_eq!(
+        errors(machine([]), &[("00:01.1", "00:05.0")]),
+        ["error: 00:01.1: a bridge cannot be moved; move the functions behind it (00:01.1 08h reads 06040000)"]
+    );
+    let host_bridge = Blueprint::endpoint(bdf("00:00.0")).class(0x0006_0000);
+    assert_eq!(
+        errors(machine([host_bridge]), &[("00:00.0", "00:05.0")]),
+        ["error: 00:00.0: a host bridge cannot be moved (00:00.0 08h reads 06000000)"]
+    );
+    let mut machine = machine([card("00:05.0", 0xf000_0000)]);
+    let hidden = Plan::new(scan(&mut machine)).hide(host("00:01.0")).unwrap();
+    let plan = hidden.relocate(host("00:05.0"), guest("01:00.1")).unwrap();
+    let texts: Vec<_> = plan.findings().map(|finding| finding.to_string()).collect();
+    assert!(
+        texts.contains(&"00:05.0: 01:00.1 lies behind 00:01.0, which the guest does not see there".into()),
+        "{texts:?}"
+    );
+}
+
+#[test]
+fn a_function_with_a_broken_list_is_not_moved() {
+    let dword = pci_remap::Dword::at(0x40).unwrap();
+    let looping = card("00:05.0", 0xf000_0000).capability(&Capability::PowerManagement).register(dword, 0xc803_4001);
+    assert_eq!(
+        errors(machine([looping]), &[("00:05.0", "00:06.0")]),
+        ["error: 00:05.0: the capability list loops back to 40h"]
+    );
+}
+
+#[test]
+fn what_makes_no_plan_is_refused_at_once() {
+    let mut machine = machine([card("02:00.0", 0xe100_0000), card("00:05.0", 0xf000_0000)]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.0"), guest("01:01.0")).unwrap();
+    let refused = |error: Result<Plan<'_>, PlanError>| error.unwrap_err().to_string();
+    assert_eq!(refused(plan.clone().relocate(host("09:00.0"), guest("01:02.0"))), "there is no function at 09:00.0");
+    assert_eq!(
+        refused(plan.clone().relocate(host("02:00.0"), guest("01:02.0"))),
+        "02:00.0 is moved to 01:01.0 already; a function has one guest address"
+    );
+    assert_eq!(
+        refused(plan.clone().relocate(host("00:05.0"), guest("01:01.0"))),
+        "01:01.0 is taken: 02:00.0 is moved there already"
+    );
+    assert_eq!(refused(plan.clone().hide(host("02:00.0"))), "02:00.0 cannot be hidden and moved at once");
+    assert_eq!(refused(plan.clone().hide(host("09:00.0"))), "there is no function at 09:00.0");
+    let few = |plan: &Plan<'_>| plan.build::<2>().map(|_: Remapper<2>| ()).unwrap_err().to_string();
+    assert_eq!(few(&plan), "bus 00 is one more than the 2 buses this Remapper<F> has room for");
+    let on_root = Plan::new(scan(&mut machine)).hide(host("00:05.0")).unwrap().hide(host("02:00.0")).unwrap();
+    assert!(few(&on_root).starts_with("00:01.1 needs one function more than the 2 of this Remapper<F>"));
+}
+
+#[test]
+fn a_swap_and_a_chain_lead_to_the_right_memory() {
+    let three = || machine([card("02:00.0", 0xe100_0000), card("00:05.0", 0xf000_0000), card("00:06.0", 0xf000_1000)]);
+    for moves in [
+        &[("02:00.0", "00:05.0"), ("00:05.0", "02:00.0")][..],
+        &[("02:00.0", "00:05.0"), ("00:05.0", "00:06.0"), ("00:06.0", "02:00.0")],
+    ] {
+        let mut vm = moved(three(), moves);
+        let tree = pci_remap::sim::guest::boot(pci_remap::sim::guest::Kind::Linux61, &mut vm).tree;
+        for (from, to) in moves {
+            let read = tree.device(bdf(to)).unwrap().read(&mut vm, 0, 0x10);
+            assert_eq!(read, Some(pci_remap::sim::machine::signature(0, bdf(from), 0, 0x10)), "{from} to {to}");
+        }
+    }
+}
+
+#[test]
+fn a_function_that_stays_where_it_is_may_be_in_the_plan() {
+    let mut machine = machine([card("02:00.0", 0xe100_0000)]);
+    let plan = Plan::new(scan(&mut machine)).with(Relocation::new(host("02:00.0"), guest("02:00.0"))).unwrap();
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    vm.write("02:00.0", 0x10, 0xe108_0000);
+    vm.write_word("02:00.0", 0x04, 2);
+    assert_eq!(vm.second_stage().mappings().len(), 1);
+    assert_eq!(vm.read("00:01.1", 0x40) & 0x00f0_00ff, (PortType::RootPort as u32) << 21 | 0x10);
+}
