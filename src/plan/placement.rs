@@ -77,8 +77,10 @@ impl Places {
                 return Place::At(at);
             }
         }
-        // Whoever tells windows tells all of them: a root bus without one has none.
-        let nothing_known = plan.host().bridge_to(bus).is_none() && !plan.host().knows_root_windows();
+        // Whoever tells windows tells all of them: a root bus without one has none. A bus nothing leads to is found wrong
+        // for that alone.
+        let knows_all = plan.host().is_root_bus(bus) && plan.host().knows_root_windows();
+        let nothing_known = plan.host().bridge_to(bus).is_none() && !knows_all;
         match any {
             true => Place::NoRoom,
             false if nothing_known => Place::Unknown,
