@@ -216,7 +216,8 @@ fn a_function_with_a_broken_list_is_not_moved() {
 #[test]
 fn what_makes_no_plan_is_refused_at_once() {
     let mut machine = machine([card("02:00.0", 0xe100_0000), card("00:05.0", 0xf000_0000)]);
-    let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.0"), guest("01:01.0")).unwrap();
+    let topology = scan(&mut machine);
+    let plan = Plan::new(topology).relocate(host("02:00.0"), guest("01:01.0")).unwrap();
     let refused = |error: Result<Plan<'_>, PlanError>| error.unwrap_err().to_string();
     assert_eq!(refused(plan.clone().relocate(host("09:00.0"), guest("01:02.0"))), "there is no function at 09:00.0");
     assert_eq!(
@@ -231,8 +232,8 @@ fn what_makes_no_plan_is_refused_at_once() {
     assert_eq!(refused(plan.clone().hide(host("09:00.0"))), "there is no function at 09:00.0");
     let few = |plan: &Plan<'_>| plan.build::<2>().map(|_: Remapper<2>| ()).unwrap_err().to_string();
     assert_eq!(few(&plan), "bus 00 is one more than the 2 buses this Remapper<F> has room for");
-    let on_root = Plan::new(scan(&mut machine)).hide(host("00:05.0")).unwrap().hide(host("02:00.0")).unwrap();
-    assert!(few(&on_root).starts_with("00:01.1 needs one function more than the 2 of this Remapper<F>"));
+    let hidden = Plan::new(topology).hide(host("00:05.0")).unwrap().hide(host("02:00.0")).unwrap();
+    assert!(few(&hidden).starts_with("00:01.1 needs one function more than the 2 of this Remapper<F>"));
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub(super) const COMMON: &[Row] =
     &[Row(0x04, 0x0547, (Status::RW1C.bits() as u32) << 16), Row(0x0c, 0x0000_00ff, 0), Row(0x3c, 0x0000_00ff, 0)];
 /// What only conventional functions have: Memory Write and Invalidate, Latency Timer.
 pub(super) const CONVENTIONAL: &[Row] = &[Row(0x04, 0x0010, 0), Row(0x0c, 0x0000_ff00, 0)];
-/// Type 1 (7.5.1.3). The I/O and prefetchable windows are optional, see [`windows`].
+/// Type 1 (7.5.1.3). The I/O and prefetchable windows are optional, see `windows`.
 pub(super) const TYPE_1: &[Row] = &[
     Row(0x18, 0x00ff_ffff, 0),
     Row(0x1c, 0, (Status::RW1C.bits() as u32) << 16),
