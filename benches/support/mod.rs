@@ -1,0 +1,203 @@
+//! What an exit costs: remappers of real size, and one function per operation, so that each can be timed and counted.
+
+use core::hint::black_box;
+
+use pci_remap::mechanism::{ConfigAddress, PortAccess};
+use pci_remap::sim::machine::{Blueprint, Builder};
+use pci_remap::sim::vm;
+use pci_remap::spec::bar::BarKind;
+use pci_remap::spec::header::Command;
+use pci_remap::{Access, Bdf, Dword, Guest, Host, Lanes, Plan, ReadDecision, Remapper, Width, WriteDecision};
+
+/// Room for 64 moved functions.
+const ROOM: usize = 64;
+
+/// Sizes of the BARs each function has: 16 KiB, 64 KiB, 1 MiB, all with 64-bit addresses.
+const BARS: [u64; 3] = [0x4000, 0x1_0000, 0x10_0000];
+
+/// Addresses one function has to itself, for hardware and guest alike.
+const STRIDE: u64 = 0x40_0000;
+const HOST: u64 = 0x10_0000_0000;
+const GUEST: u64 = 0x18_0000_0000;
+
+const COMMAND: u16 = 0x04;
+const BAR0: u16 = 0x10;
+const MEMORY_SPACE_ENABLE: u32 = Command::MEMORY_SPACE_ENABLE.bits() as u32;
+
+/// A guest whose functions all decode, but for the last one moved: the operations are about that one.
+#[derive(Clone)]
+pub struct Exits {
+    remapper: Box<Remapper<ROOM>>,
+    ports: ConfigAddress,
+    moved: Bdf,
+}
+
+impl Exits {
+    /// `count` functions moved on the root bus, from devices 1 to 8 to devices 17 to 24.
+    pub fn new(count: u8) -> Self {
+        let mut remapper = remapper(count);
+        drain(&mut remapper);
+        for index in 0..count {
+            let function = moved(index);
+            for (address, dword) in (GUEST + u64::from(index) * STRIDE..).step_by(0x10_0000).zip([0x10, 0x18, 0x20]) {
+                let [low, high] = [address & 0xffff_ffff, address >> 32].map(|half| u32::try_from(half).unwrap());
+                let _ = remapper.write(whole(function, dword), low);
+                let _ = remapper.write(whole(function, dword + 4), high);
+            }
+            if index + 1 < count {
+                let changes = write_and_apply(&mut remapper, command(function), MEMORY_SPACE_ENABLE);
+                assert_eq!(changes, BARS.len());
+            }
+        }
+        Self { remapper, ports: ConfigAddress::default(), moved: moved(count - 1) }
+    }
+
+    pub fn remapper(&self) -> &Remapper<ROOM> {
+        &self.remapper
+    }
+
+    pub fn remapper_mut(&mut self) -> &mut Remapper<ROOM> {
+        &mut self.remapper
+    }
+
+    /// The latch, and the remapper behind it.
+    pub fn ports(&mut self) -> (&mut ConfigAddress, &Remapper<ROOM>) {
+        (&mut self.ports, &self.remapper)
+    }
+
+    /// A function of the bus the plan leaves alone.
+    pub fn untouched(&self) -> Guest<Access> {
+        whole(Bdf::new(0, 0x1f, 7).unwrap(), 0)
+    }
+
+    /// A function on a bus the plan leaves alone.
+    pub fn elsewhere(&self) -> Guest<Access> {
+        whole(Bdf::new(0x80, 0, 0).unwrap(), 0)
+    }
+
+    /// Where the moved function was.
+    pub fn absent(&self) -> Guest<Access> {
+        whole(Bdf::new(0, 1, 0).unwrap(), 0)
+    }
+
+    pub fn vendor(&self) -> Guest<Access> {
+        whole(self.moved, 0)
+    }
+
+    pub fn bar(&self) -> Guest<Access> {
+        whole(self.moved, BAR0)
+    }
+
+    pub fn command(&self) -> Guest<Access> {
+        command(self.moved)
+    }
+
+    /// What the guest writes to CF8h to reach the Vendor ID.
+    pub fn config_address(&self) -> u32 {
+        1 << 31 | u32::from(self.moved.routing_id()) << 8
+    }
+}
+
+fn remapper(count: u8) -> Box<Remapper<ROOM>> {
+    let root = Builder::new().root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY]);
+    let mut machine = (0..count).fold(root, |machine, index| machine.endpoint(nic(index))).build().unwrap();
+    let topology = vm::topology(&mut machine).unwrap();
+    let plan = (0..count)
+        .fold(Plan::new(&topology), |plan, index| plan.relocate(Host(original(index)), Guest(moved(index))).unwrap());
+    let mut remapper = Box::new(Remapper::new());
+    plan.build_into(&mut remapper).unwrap();
+    remapper
+}
+
+fn nic(index: u8) -> Blueprint {
+    let kind = BarKind::Memory64 { prefetchable: true };
+    let base = HOST + u64::from(index) * STRIDE;
+    BARS.into_iter().enumerate().fold(Blueprint::endpoint(original(index)), |nic, (number, size)| {
+        nic.bar(2 * number, kind, size, base + 0x10_0000 * number as u64)
+    })
+}
+
+fn original(index: u8) -> Bdf {
+    Bdf::new(0, 1 + index / 8, index % 8).unwrap()
+}
+
+fn moved(index: u8) -> Bdf {
+    Bdf::new(0, 17 + index / 8, index % 8).unwrap()
+}
+
+fn whole(function: Bdf, offset: u16) -> Guest<Access> {
+    Guest(Access::whole(function, Dword::at(offset).unwrap()))
+}
+
+fn command(function: Bdf) -> Guest<Access> {
+    Guest(Access::new(function, Dword::at(COMMAND).unwrap(), Lanes::new(0b0011).unwrap()))
+}
+
+/// What counting costs by itself.
+#[inline(never)]
+pub fn nothing(_: &Remapper<ROOM>, _: Guest<Access>) -> ReadDecision {
+    ReadDecision::Hide
+}
+
+/// One read.
+#[inline(never)]
+pub fn read(remapper: &Remapper<ROOM>, access: Guest<Access>) -> ReadDecision {
+    remapper.read(access)
+}
+
+/// One write that changes no mapping.
+#[inline(never)]
+pub fn write(remapper: &mut Remapper<ROOM>, access: Guest<Access>, value: u32) -> WriteDecision {
+    remapper.write(access, value).decision
+}
+
+/// How a guest sizes a BAR while decoding is off: all ones in, what stays out.
+#[inline(never)]
+pub fn size(remapper: &mut Remapper<ROOM>, access: Guest<Access>) -> ReadDecision {
+    let _ = remapper.write(access, !0);
+    remapper.read(access)
+}
+
+/// The address goes to CF8h, the DWORD comes from CFCh; hardware answers `raw`.
+#[inline(never)]
+pub fn read_by_ports(ports: &mut ConfigAddress, remapper: &Remapper<ROOM>, address: u32, raw: u32) -> u64 {
+    let _ = ports.write(0xcf8, Width::Dword, address);
+    let PortAccess::Config(piece) = ports.read(0xcfc, Width::Dword) else { return !0 };
+    let dword = match remapper.read(piece.access()) {
+        ReadDecision::Redirect { splice, .. } => splice.apply(raw),
+        ReadDecision::Emulate(value) => value,
+        ReadDecision::Passthrough | ReadDecision::Hide => !0,
+    };
+    piece.answer(!0, dword)
+}
+
+/// Memory Space Enable is set, and the windows appear. The answer is the number of changes.
+#[inline(never)]
+pub fn enable(remapper: &mut Remapper<ROOM>, command: Guest<Access>) -> usize {
+    write_and_apply(remapper, command, MEMORY_SPACE_ENABLE)
+}
+
+/// Memory Space Enable is cleared, and the windows vanish.
+#[inline(never)]
+pub fn disable(remapper: &mut Remapper<ROOM>, command: Guest<Access>) -> usize {
+    write_and_apply(remapper, command, 0)
+}
+
+#[inline]
+fn write_and_apply(remapper: &mut Remapper<ROOM>, access: Guest<Access>, value: u32) -> usize {
+    let mut delta = remapper.write(access, value).delta;
+    let mut changes = 0;
+    while let Some(change) = delta.next() {
+        black_box(&change);
+        delta.confirm();
+        changes += 1;
+    }
+    changes
+}
+
+fn drain(remapper: &mut Remapper<ROOM>) {
+    let mut delta = remapper.pending();
+    while delta.next().is_some() {
+        delta.confirm();
+    }
+}
