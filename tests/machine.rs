@@ -1,15 +1,18 @@
 //! The simulated hardware: registers keep their read-only bits, requests go where the registers say.
 
+use arbitrary::{Arbitrary, Unstructured};
 use pci_remap::mechanism::Ecam;
 use pci_remap::sim::machine::{
     Blueprint, BuildError, Builder, Capability, ExtendedCapability, FixedRange, Machine, Quirks, ROM, Request, VfBar,
-    Windows, signature,
+    Windows, capabilities, signature,
 };
 use pci_remap::sim::platform::Platform;
 use pci_remap::spec::bar::BarKind;
 use pci_remap::spec::express::PortType;
+use pci_remap::spec::header;
 use pci_remap::spec::header::Command;
 use pci_remap::{Access, Bdf, Dword, Lanes, Space, Span, Width};
+use proptest::prelude::*;
 
 const MEMORY: BarKind = BarKind::Memory32 { prefetchable: false };
 const WIDE: BarKind = BarKind::Memory64 { prefetchable: true };
@@ -283,4 +286,96 @@ fn functions_that_share_a_device_are_marked_and_mistakes_are_refused() {
     assert_eq!(twice.map(drop), Err(BuildError::Duplicate(at("00:02.1"))));
     let nowhere = builder.function(endpoint("05:00.0")).build();
     assert_eq!(nowhere.map(drop), Err(BuildError::Unreachable(at("05:00.0"))));
+}
+
+/// One conventional bridge on the root bus, with a function of one memory and one I/O BAR behind it.
+fn behind(bridge: Blueprint) -> Machine {
+    let function =
+        Blueprint::endpoint(at("01:04.0")).bar(0, MEMORY, 0x1000, 0xf000_0000).bar(1, BarKind::Io, 4, 0x1100);
+    let builder = Builder::new().root(0x00..=0xff, &[Builder::LOW_MEMORY, Builder::PORTS]);
+    builder.function(bridge).function(function).build().unwrap()
+}
+
+#[test]
+fn a_cardbus_bridge_forwards_by_its_own_registers() {
+    let mut registers = vec![0; 64];
+    registers[1] = 0x0000_0003;
+    registers[3] = 0x0002_0000;
+    // Bus numbers, memory window 1, I/O window 0.
+    registers[6] = 0x0001_0100;
+    (registers[9], registers[10]) = (0xf000_0000, 0xf000_1000);
+    (registers[11], registers[12]) = (0x0000_1000, 0x0000_10fc);
+    let mut machine = behind(Blueprint::raw(at("00:1e.0"), registers));
+    assert_eq!(machine.find(at("01:04.0")), machine.original(at("01:04.0")));
+    assert_eq!(machine.memory_read(0xf000_0000, 4), untouched("01:04.0", 0, 0));
+    assert_eq!(machine.io_read(0x1100, 4), 0xffff_ffff);
+    write(&mut machine, "00:1e.0", 0x30, 0x0000_1100);
+    assert_eq!(machine.io_read(0x1100, 4), untouched("01:04.0", 1, 0));
+}
+
+#[test]
+fn a_subtractive_bridge_takes_what_nobody_claims() {
+    let closed = || Blueprint::bridge(at("00:1e.0"), 0x01..=0x01, Windows::default());
+    assert_eq!(behind(closed()).memory_read(0xf000_0000, 4), 0xffff_ffff);
+    let mut machine = behind(closed().class(0x0006_0401));
+    assert_eq!(machine.memory_read(0xf000_0000, 4), untouched("01:04.0", 0, 0));
+    assert_eq!((machine.memory_read(0xf100_0000, 4), machine.conflicts()), (0xffff_ffff, &[][..]));
+}
+
+#[test]
+fn isa_enable_keeps_the_upper_ports_of_each_kib_on_the_primary_side() {
+    let windows = Windows { io: Some(span(0x1000, 0x1000)), ..Windows::default() };
+    let mut machine = behind(Blueprint::bridge(at("00:1e.0"), 0x01..=0x01, windows));
+    assert_eq!(machine.io_read(0x1100, 4), untouched("01:04.0", 1, 0));
+    write(&mut machine, "00:1e.0", 0x3c, 0x0004_0000);
+    assert_eq!(machine.io_read(0x1100, 4), 0xffff_ffff);
+    write(&mut machine, "01:04.0", 0x14, 0x1000);
+    assert_eq!(machine.io_read(0x1000, 4), untouched("01:04.0", 1, 0));
+}
+
+proptest! {
+    #[test]
+    fn random_machines_are_whole(seed in prop::collection::vec(any::<u8>(), 0..2000)) {
+        let builder = Builder::arbitrary(&mut Unstructured::new(&seed)).unwrap();
+        let mut machine = builder.build().unwrap();
+        let functions: Vec<_> = machine.functions().map(|(id, function)| (id, function.clone())).collect();
+        for (id, function) in functions {
+            prop_assert_eq!(machine.find(function.bdf()), Some(id));
+            let (standard, extended) =
+                (capabilities::standard(function.config()), capabilities::extended(function.config()));
+            prop_assert_eq!((standard.returns_to, extended.returns_to), (None, None));
+            for (index, bar) in function.bars().filter(|(index, _)| function.decodes(*index)) {
+                let span = function.bar_span(index).unwrap();
+                // Zero is a BAR nobody has placed.
+                if span.start() == 0 {
+                    continue;
+                }
+                let last = span.last() & !3;
+                let read = if bar.kind.is_memory() { machine.memory_read(last, 4) } else { machine.io_read(last, 4) };
+                let expected = signature(0, function.bdf(), index, last - span.start());
+                prop_assert_eq!(read, u64::from(expected), "{} BAR{} {}", function.bdf(), index, span);
+            }
+        }
+        prop_assert_eq!(machine.conflicts(), []);
+    }
+
+    #[test]
+    fn a_capability_list_may_loop_and_point_anywhere(
+        pointers in prop::collection::vec((0x40..0x100_u16, any::<u32>()), 0..8),
+        extended in prop::collection::vec((0x100..0x1000_u16, any::<u32>()), 0..8),
+        pointer in any::<u32>(),
+        writes in prop::collection::vec((0..1024_u16, any::<u32>()), 0..32),
+    ) {
+        let mut blueprint = Blueprint::endpoint(at("00:02.0"))
+            .capability(&Capability::Express(PortType::Endpoint))
+            .register(header::CAPABILITIES_POINTER, pointer);
+        for (offset, value) in pointers.into_iter().chain(extended) {
+            blueprint = blueprint.register(Dword::holding(offset), value);
+        }
+        let mut machine = Builder::new().root(0x00..=0xff, &[]).function(blueprint).build().unwrap();
+        for (dword, value) in writes {
+            machine.config_write(Access::whole(at("00:02.0"), Dword::new(dword).unwrap()), value);
+            machine.memory_read(u64::from(value), 4);
+        }
+    }
 }

@@ -67,6 +67,12 @@ pub const POINTER: u8 = 0xfc;
 /// Extended Capability Header: ID in bits 15:0, version in 19:16, offset of the next in 31:20.
 pub const EXTENDED_NEXT: u32 = 0xfff0_0000;
 
+/// Most entries the list in the first 256 bytes can have: 192 bytes after the header, four each.
+pub const MAX_CAPABILITIES: usize = 48;
+/// Most entries the list from 100h on can have: 3840 bytes, eight each, as Linux counts
+/// (`pci_find_next_ext_capability`).
+pub const MAX_EXTENDED_CAPABILITIES: usize = 480;
+
 /// The ID in the first DWORD of a capability.
 pub const fn id_of(dword: u32) -> CapabilityId {
     CapabilityId(dword.to_le_bytes()[0])

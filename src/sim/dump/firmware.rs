@@ -143,9 +143,9 @@ fn runs(claims: &[Claim]) -> Vec<Claim> {
     runs
 }
 
-/// Widens every run: down to its alignment, up to the next run, the last one up to `end`.
-fn widen(runs: &[Claim], align: u64, end: impl Fn(u64) -> u64) -> Vec<Claim> {
-    let mut free = 0;
+/// Widens every run: down to its alignment but not below `from`, up to the next run, the last one up to `end`.
+fn widen(runs: &[Claim], from: u64, align: u64, end: impl Fn(u64) -> u64) -> Vec<Claim> {
+    let mut free = from;
     let mut wide = Vec::new();
     for (index, run) in runs.iter().enumerate() {
         let start = (run.span.start() & !(align - 1)).max(free).min(run.span.start());
@@ -161,7 +161,7 @@ fn widen(runs: &[Claim], align: u64, end: impl Fn(u64) -> u64) -> Vec<Claim> {
 
 /// All ports below 64 KiB for PCs; elsewhere units of 64 KiB around what is used.
 fn io_windows(claims: &[Claim]) -> Vec<Claim> {
-    let mut wide = widen(&runs(claims), 0x1000, |last| last | 0xffff);
+    let mut wide = widen(&runs(claims), 0, 0x1000, |last| last | 0xffff);
     match wide.first_mut() {
         Some(first) => {
             let start = first.span.start();
@@ -176,7 +176,7 @@ fn io_windows(claims: &[Claim]) -> Vec<Claim> {
 /// Memory up to [`LOW_MEMORY_END`], from the lowest resource on; resources above that as they are.
 fn low_memory(claims: &[Claim]) -> Vec<Claim> {
     let below = within(claims, Space::Memory, MIB, LOW_MEMORY_END - 1);
-    let mut wide = widen(&runs(&below), 16 * MIB, |_| LOW_MEMORY_END - 1);
+    let mut wide = widen(&runs(&below), MIB, 16 * MIB, |_| LOW_MEMORY_END - 1);
     if wide.is_empty() {
         wide.extend(Span::from_bounds(0xc000_0000, LOW_MEMORY_END - 1).map(|span| Claim {
             root: 0,
@@ -195,7 +195,7 @@ fn low_memory(claims: &[Claim]) -> Vec<Claim> {
 fn high_memory(claims: &[Claim]) -> Vec<Claim> {
     let above = within(claims, Space::Memory, FOUR_GIB, u64::MAX);
     let end = |last: u64| last.saturating_add(32 * GIB) | (32 * GIB - 1);
-    widen(&runs(&above), GIB, end)
+    widen(&runs(&above), FOUR_GIB, GIB, end)
 }
 
 /// Every resource by itself, in whole pages.
@@ -218,4 +218,52 @@ fn without(window: Claim, ecam: Option<(u64, Ecam)>) -> Vec<Claim> {
     let below = hole.start().checked_sub(1).and_then(|last| Span::from_bounds(window.span.start(), last));
     let above = hole.last().checked_add(1).and_then(|start| Span::from_bounds(start, window.span.last()));
     [below, above].into_iter().flatten().map(|span| Claim { span, ..window }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(root: usize, start: u64, len: u64) -> Claim {
+        Claim { root, space: Space::Memory, span: Span::new(start, len).unwrap() }
+    }
+
+    fn spans(claims: &[Claim]) -> Vec<(usize, u64, u64)> {
+        claims.iter().map(|claim| (claim.root, claim.span.start(), claim.span.last())).collect()
+    }
+
+    #[test]
+    fn one_root_gets_one_window_up_to_the_interrupt_controllers() {
+        let claims = [claim(0, 0xd080_0000, 0x1000), claim(0, 0xf780_0000, 0x2_0000)];
+        assert_eq!(spans(&low_memory(&claims)), [(0, 0xd000_0000, 0xfebf_ffff)]);
+    }
+
+    #[test]
+    fn several_roots_share_memory_without_overlapping() {
+        let claims = [claim(0, 0x9000_0000, 0x1000), claim(1, 0x9080_0000, 0x1000), claim(0, 0xa010_0000, 0x1000)];
+        assert_eq!(
+            spans(&low_memory(&claims)),
+            [(0, 0x9000_0000, 0x9000_0fff), (1, 0x9000_1000, 0x9fff_ffff), (0, 0xa000_0000, 0xfebf_ffff)]
+        );
+    }
+
+    #[test]
+    fn resources_above_the_interrupt_controllers_get_windows_of_their_own() {
+        let claims = [claim(0, 0xf000_0000, 0x1000), claim(0, 0xfed1_0000, 0x100), claim(0, 0xfed1_0200, 0x100)];
+        assert_eq!(spans(&low_memory(&claims)), [(0, 0xf000_0000, 0xfebf_ffff), (0, 0xfed1_0000, 0xfed1_0fff)]);
+    }
+
+    #[test]
+    fn memory_above_4_gib_has_free_room_at_its_end() {
+        let claims = [claim(0, 0x38_1000_0000, 0x1000)];
+        assert_eq!(spans(&high_memory(&claims)), [(0, 0x38_0000_0000, 0x47_ffff_ffff)]);
+        assert_eq!(spans(&high_memory(&[claim(0, u64::MAX - 0xfff, 0x1000)])), [(0, 0xffff_ffff_c000_0000, u64::MAX)]);
+    }
+
+    #[test]
+    fn a_window_is_cut_around_the_ecam_window() {
+        let ecam = Ecam::new(0xe000_0000, 0..=255).map(|ecam| (0xe000_0000, ecam));
+        let around = without(claim(0, 0xd000_0000, 0x2800_0000), ecam);
+        assert_eq!(spans(&around), [(0, 0xd000_0000, 0xdfff_ffff), (0, 0xf000_0000, 0xf7ff_ffff)]);
+    }
 }

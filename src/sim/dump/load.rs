@@ -217,8 +217,7 @@ fn base_addresses(function: &Function) -> Vec<BaseAddress> {
 
 /// The VF BARs, and TotalVFs.
 fn vf_base_addresses(function: &Function) -> (Vec<BaseAddress>, u64) {
-    let list = capabilities::extended(function.config()).unwrap_or_default();
-    let Some((_, at)) = list.into_iter().find(|(id, _)| *id == ExtendedCapabilityId::SR_IOV) else {
+    let Some(at) = capabilities::extended(function.config()).find(ExtendedCapabilityId::SR_IOV) else {
         return (Vec::new(), 1);
     };
     let start = usize::from(at.index());

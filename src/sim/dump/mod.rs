@@ -23,6 +23,7 @@ mod assumption;
 mod firmware;
 mod load;
 mod resources;
+mod segment;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -31,55 +32,12 @@ use std::string::{String, ToString};
 use std::vec::Vec;
 
 use crate::access::Dword;
-use crate::address::{Bdf, ParseBdfError};
 use crate::sim::machine::{Machine, capabilities};
 
 pub use assumption::Assumption;
 pub use load::LoadedMachine;
 pub use resources::{Register, Resource, Resources, ResourcesError};
-
-/// A function's address with the number of its PCI segment group, printed as `0000:02:00.0`.
-///
-/// ```
-/// use pci_remap::sim::dump::SegmentBdf;
-///
-/// let nic: SegmentBdf = "02:00.0".parse()?;
-/// assert_eq!(nic.to_string(), "0000:02:00.0");
-/// # Ok::<(), pci_remap::ParseBdfError>(())
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SegmentBdf {
-    /// Number of the segment group.
-    pub segment: u16,
-    /// The address in it.
-    pub bdf: Bdf,
-}
-
-impl fmt::Display for SegmentBdf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04x}:{}", self.segment, self.bdf)
-    }
-}
-
-impl fmt::Debug for SegmentBdf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for SegmentBdf {
-    type Err = ParseBdfError;
-
-    /// Reads `0000:02:00.0`, or `02:00.0` for segment 0; the segment has up to four hexadecimal digits.
-    fn from_str(text: &str) -> Result<Self, ParseBdfError> {
-        let Some((segment, bdf)) = text.split_once(':').filter(|(_, rest)| rest.contains(':')) else {
-            return Ok(Self { segment: 0, bdf: text.parse()? });
-        };
-        let plain = (1..=4).contains(&segment.len()) && segment.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let segment = u16::from_str_radix(segment, 16).ok().filter(|_| plain).ok_or(ParseBdfError)?;
-        Ok(Self { segment, bdf: bdf.parse()? })
-    }
-}
+pub use segment::SegmentBdf;
 
 /// Configuration space of some functions, checked to be loadable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,8 +218,8 @@ impl DumpedFunction {
             return Err(DumpError::Length { function, found: self.bytes.len() });
         }
         let dwords = self.dwords();
-        let lists = capabilities::standard(&dwords).map(drop).and(capabilities::extended(&dwords).map(drop));
-        lists.map_err(|capabilities::Loop(at)| DumpError::Loop { function, at })
+        let back = capabilities::standard(&dwords).returns_to.or(capabilities::extended(&dwords).returns_to);
+        back.map_or(Ok(()), |at| Err(DumpError::Loop { function, at }))
     }
 }
 

@@ -100,7 +100,7 @@ impl Builder {
         })
     }
 
-    /// A PCI Express endpoint with BARs as [`Blueprint`] describes them, and a PCI Express Capability.
+    /// A PCI Express Endpoint: this function, with a PCI Express Capability appended.
     #[must_use]
     pub fn endpoint(self, endpoint: Blueprint) -> Self {
         self.function(endpoint.capability(&Capability::Express(PortType::Endpoint)))

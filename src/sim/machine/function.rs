@@ -77,10 +77,7 @@ impl Function {
     pub(in crate::sim) fn new(blueprint: Blueprint) -> Self {
         let Blueprint { bdf, name, mut config, sizes, vf_sizes, quirks, .. } = blueprint;
         let kind = capabilities::header_type(&config);
-        let standard = capabilities::standard(&config).unwrap_or_default();
-        let extended = capabilities::extended(&config).unwrap_or_default();
-        let find = |id| standard.iter().find(|entry| entry.0 == id).map(|entry| entry.1);
-        let find_extended = |id| extended.iter().find(|entry| entry.0 == id).map(|entry| entry.1);
+        let (standard, extended) = (capabilities::standard(&config), capabilities::extended(&config));
 
         let mut bars = [None; 7];
         if let Some(kind) = kind {
@@ -88,7 +85,7 @@ impl Function {
             bars[ROM] = kind.rom().and_then(|_| Bar::new(BarKind::Rom, sizes[ROM]));
         }
         let mut vf_bars = [None; 6];
-        let first_vf_bar = find_extended(ExtendedCapabilityId::SR_IOV).and_then(|at| at.plus(sriov::VF_BAR0));
+        let first_vf_bar = extended.find(ExtendedCapabilityId::SR_IOV).and_then(|at| at.plus(sriov::VF_BAR0));
         if let Some(first) = first_vf_bar {
             decoders(&config, first, &vf_sizes, &mut vf_bars);
         }
@@ -103,12 +100,12 @@ impl Function {
             hardwire(&mut config, first, &vf_bars);
         }
 
-        let fixed = match (find(CapabilityId::ENHANCED_ALLOCATION), kind) {
+        let fixed = match (standard.find(CapabilityId::ENHANCED_ALLOCATION), kind) {
             (Some(at), Some(kind)) => attributes::enhanced_allocation_entries(&config, at, kind),
             _ => Vec::new(),
         };
         let (express, resizable) =
-            (find(CapabilityId::PCI_EXPRESS), find_extended(ExtendedCapabilityId::RESIZABLE_BAR));
+            (standard.find(CapabilityId::PCI_EXPRESS), extended.find(ExtendedCapabilityId::RESIZABLE_BAR));
         let children = Vec::new();
         Self { bdf, name, config, attributes, bars, vf_bars, express, fixed, resizable, quirks, children }
     }

@@ -23,12 +23,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "arbitrary")]
+mod arbitrary;
 mod attributes;
 mod blueprint;
 mod builder;
 pub mod capabilities;
 mod function;
 mod routing;
+mod structures;
 
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -40,10 +43,11 @@ use crate::mechanism::{ConfigAddress, PortAccess};
 use crate::sim::platform::{Firmware, Platform};
 
 pub use attributes::Attributes;
-pub use blueprint::{Blueprint, Capability, ExtendedCapability, FixedRange, VfBar, Windows};
+pub use blueprint::{Blueprint, Windows};
 pub use builder::{BuildError, Builder};
 pub use function::{Bar, Function, Quirks};
 pub use routing::{Conflict, Hit, Request};
+pub use structures::{Capability, ExtendedCapability, FixedRange, VfBar};
 
 /// Index of the Expansion ROM among the BARs of a function.
 pub const ROM: usize = 6;
@@ -77,7 +81,8 @@ impl Machine {
         &mut self.firmware
     }
 
-    /// Reads configuration space: the whole DWORD, whatever the lanes.
+    /// Reads configuration space: the whole DWORD, whatever the lanes. From 100h on, a conventional function reads all
+    /// ones, and a PCI Express function whose extended space is not known reads zero, an empty list.
     pub fn config_read(&mut self, access: Access) -> u32 {
         match self.config_target(access.function()) {
             Some(function) => self.peek(function, access.dword()),
@@ -312,4 +317,41 @@ fn mask(len: u8) -> u64 {
 fn reaches(window: Span, address: u64, width: Width) -> bool {
     let last = address.saturating_add(u64::from(width.bytes()) - 1);
     Span::from_bounds(address, last).is_some_and(|access| access.overlaps(window))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn words_cover_any_access_once_in_order() {
+        for start in 0..8_u64 {
+            for len in 0..=8_u8 {
+                let mut bytes = Vec::new();
+                for word in words(0x1000 + start, len) {
+                    assert_eq!(word.shift, 8 * u32::try_from(bytes.len()).unwrap());
+                    let lanes = (0..4).filter(|lane| word.lanes.bits() >> lane & 1 == 1);
+                    bytes.extend(lanes.map(|lane| word.address + lane));
+                }
+                assert_eq!(bytes, (0..u64::from(len)).map(|byte| 0x1000 + start + byte).collect::<Vec<_>>());
+            }
+        }
+        assert_eq!(words(u64::MAX - 2, 8).map(|word| word.lanes.bits()).collect::<Vec<_>>(), [0b1110]);
+    }
+
+    #[test]
+    fn signatures_of_neighbours_differ() {
+        let mut seen = BTreeSet::new();
+        for id in 0..64 {
+            for bar in 0..7 {
+                for dword in 0..16 {
+                    assert!(seen.insert(signature(0, Bdf::from_routing_id(id), bar, 4 * dword)));
+                }
+            }
+        }
+        let nic = Bdf::from_routing_id(0x0200);
+        assert_eq!(signature(0, nic, 0, 0x13), signature(0, nic, 0, 0x10));
+        assert_ne!(signature(0, nic, 0, 0), signature(1, nic, 0, 0));
+    }
 }

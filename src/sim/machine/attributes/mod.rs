@@ -4,15 +4,19 @@
 //! between them. Hardware has writable registers there, but what they do is not ours to model, and a register that
 //! takes any value would hide mistakes of the software under test.
 
+mod tables;
+
 use std::vec;
 use std::vec::Vec;
+
+use tables::Row;
 
 use super::capabilities;
 use super::function::Bar;
 use crate::access::{Dword, Lanes};
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
 use crate::spec::express::{self, PortType};
-use crate::spec::header::{self, HeaderType, Status};
+use crate::spec::header::{self, HeaderType};
 use crate::spec::{bar, enhanced_allocation, sriov, type1};
 
 /// Attributes of the bits of one DWORD. A bit in neither mask is RO.
@@ -33,145 +37,35 @@ impl Attributes {
     }
 }
 
-/// A register of a structure: its byte offset there, its RW and its RW1C bits.
-struct Row(u16, u32, u32);
-
-/// Registers all header types share, for PCI Express functions (7.5.1.1).
-const COMMON: &[Row] =
-    &[Row(0x04, 0x0547, (Status::RW1C.bits() as u32) << 16), Row(0x0c, 0x0000_00ff, 0), Row(0x3c, 0x0000_00ff, 0)];
-/// What only conventional functions have: Memory Write and Invalidate, Latency Timer.
-const CONVENTIONAL: &[Row] = &[Row(0x04, 0x0010, 0), Row(0x0c, 0x0000_ff00, 0)];
-/// Type 1 (7.5.1.3). The I/O and prefetchable windows are optional, see [`windows`].
-const TYPE_1: &[Row] = &[
-    Row(0x18, 0x00ff_ffff, 0),
-    Row(0x1c, 0, (Status::RW1C.bits() as u32) << 16),
-    Row(0x20, 0xfff0_fff0, 0),
-    Row(0x3c, 0x005f_0000, 0),
-];
-/// Type 2: secondary status, bus numbers, windows, Bridge Control (Linux's `PCI_CB_*`).
-const CARD_BUS: &[Row] = &[
-    Row(0x14, 0, (Status::RW1C.bits() as u32) << 16),
-    Row(0x18, 0xffff_ffff, 0),
-    Row(0x1c, 0xffff_f000, 0),
-    Row(0x20, 0xffff_f000, 0),
-    Row(0x24, 0xffff_f000, 0),
-    Row(0x28, 0xffff_f000, 0),
-    Row(0x2c, 0xffff_fffc, 0),
-    Row(0x30, 0xffff_fffc, 0),
-    Row(0x34, 0xffff_fffc, 0),
-    Row(0x38, 0xffff_fffc, 0),
-    Row(0x3c, 0x07ff_0000, 0),
-];
-
-/// Capabilities of a fixed layout.
-fn standard(id: CapabilityId) -> &'static [Row] {
-    match id {
-        // PMCSR (7.5.2.2): PowerState, PME_En, Data_Select; PME_Status.
-        CapabilityId::POWER_MANAGEMENT => &[Row(0x04, 0x1f03, 0x8000)],
-        // AGP Command.
-        CapabilityId::AGP => &[Row(0x08, 0xffff_ffff, 0)],
-        // Address and F (7.9.18); Data. F does not move by itself here.
-        CapabilityId::VPD => &[Row(0x00, 0xffff_0000, 0), Row(0x04, 0xffff_ffff, 0)],
-        // PCI-X Command.
-        CapabilityId::PCI_X => &[Row(0x00, 0x007f_0000, 0)],
-        // Function Mask, MSI-X Enable (7.7.2.2).
-        CapabilityId::MSI_X => &[Row(0x00, 0xc000_0000, 0)],
-        _ => &[],
-    }
-}
-
-/// Extended capabilities of a fixed layout.
-fn extended(id: ExtendedCapabilityId) -> &'static [Row] {
-    match id {
-        // 7.8.4: both statuses, masks, severity, ECRC enables; Root Error Command and Status.
-        ExtendedCapabilityId::AER => &[
-            Row(0x04, 0, 0x07ff_f030),
-            Row(0x08, 0x07ff_f030, 0),
-            Row(0x0c, 0x07ff_f030, 0),
-            Row(0x10, 0, 0xf1c1),
-            Row(0x14, 0xf1c1, 0),
-            Row(0x18, 0x0140, 0),
-        ],
-        // 7.8.8: Function Group, enables.
-        ExtendedCapabilityId::ARI => &[Row(0x04, 0x0073_0000, 0)],
-        // 10.5.1: Enable, Smallest Translation Unit.
-        ExtendedCapabilityId::ATS => &[Row(0x04, 0x801f_0000, 0)],
-        // 9.3.3: Control, NumVFs, System Page Size.
-        ExtendedCapabilityId::SR_IOV => &[Row(0x08, 0x003f, 0), Row(0x10, 0xffff, 0), Row(0x20, 0xffff_ffff, 0)],
-        // 10.5.2: Enable; Response Failure, Unexpected Page Request Group Index; Outstanding Page Request Allocation.
-        ExtendedCapabilityId::PAGE_REQUEST => &[Row(0x04, 0x1, 0x0003_0000), Row(0x0c, 0xffff_ffff, 0)],
-        // 7.9.13: ST Mode Select, TPH Requester Enable.
-        ExtendedCapabilityId::TPH_REQUESTER => &[Row(0x08, 0x0307, 0)],
-        // 7.8.2: Max Snoop and Max No-Snoop Latency.
-        ExtendedCapabilityId::LTR => &[Row(0x04, 0x1fff_1fff, 0)],
-        // 7.7.3: Link Control 3; Lane Error Status.
-        ExtendedCapabilityId::SECONDARY_PCI_EXPRESS => &[Row(0x04, 0xfe03, 0), Row(0x08, 0, 0xffff_ffff)],
-        // 7.8.9: enables.
-        ExtendedCapabilityId::PASID => &[Row(0x04, 0x0007_0000, 0)],
-        // 7.9.14: Control; Status; RP PIO Status, Mask, Severity, SysError, Exception.
-        ExtendedCapabilityId::DPC => &[
-            Row(0x04, 0x00bf_0000, 0),
-            Row(0x08, 0, 0x0009),
-            Row(0x0c, 0, 0x0007_0707),
-            Row(0x10, 0x0007_0707, 0),
-            Row(0x14, 0x0007_0707, 0),
-            Row(0x18, 0x0007_0707, 0),
-            Row(0x1c, 0x0007_0707, 0),
-        ],
-        // 7.8.3: Control 1 and 2.
-        ExtendedCapabilityId::L1_PM_SUBSTATES => &[Row(0x08, 0xe3ff_ff0f, 0), Row(0x0c, 0x00fb, 0)],
-        // 7.9.15: Enable, Root Select, Effective Granularity.
-        ExtendedCapabilityId::PTM => &[Row(0x08, 0xff03, 0)],
-        _ => &[],
-    }
-}
-
-/// PCI Express Capability (7.5.3) as far as every function has it: Device Control and Status.
-const EXPRESS_DEVICE: &[Row] = &[Row(4 * express::DEVICE_CONTROL, 0x7fff, 0x000f_0000)];
-/// Link Control and Status.
-const EXPRESS_LINK: &[Row] = &[Row(4 * express::LINK_CONTROL, 0x0fdb, 0xc000_0000)];
-/// Slot Control and Status.
-const EXPRESS_SLOT: &[Row] = &[Row(4 * express::SLOT_CONTROL, 0x1fff, 0x011f_0000)];
-/// Root Control; Root Status.
-const EXPRESS_ROOT: &[Row] =
-    &[Row(4 * express::ROOT_CONTROL, 0x001f, 0), Row(4 * express::ROOT_STATUS, 0, 0x0001_0000)];
-/// Version 2: Device Control 2.
-const EXPRESS_DEVICE_2: &[Row] = &[Row(4 * express::DEVICE_CONTROL_2, 0xf7ff, 0)];
-/// Version 2: Link Control 2 and Status 2.
-const EXPRESS_LINK_2: &[Row] = &[Row(4 * express::LINK_CONTROL_2, 0xffff, 0x0020_0000)];
-/// Root Error Command and Root Error Status of Advanced Error Reporting.
-const AER_ROOT: &[Row] = &[Row(0x2c, 0x0007, 0), Row(0x30, 0, 0x007f)];
-
 /// The attributes of every DWORD of a function.
 ///
 /// `bars` are the decoders at the header's BAR registers and the ROM, `vf_bars` those of SR-IOV.
 pub(super) fn of(config: &[u32], bars: &[Option<Bar>; 7], vf_bars: &[Option<Bar>; 6]) -> Vec<Attributes> {
     let mut table = Table { config, attributes: vec![Attributes::default(); config.len()] };
     let Some(kind) = capabilities::header_type(config) else { return table.attributes };
-    let lists = (capabilities::standard(config), capabilities::extended(config));
-    let (standard_list, extended_list) = (lists.0.unwrap_or_default(), lists.1.unwrap_or_default());
-    let express = standard_list.iter().find(|(id, _)| *id == CapabilityId::PCI_EXPRESS).map(|(_, at)| *at);
+    let (standard_list, extended_list) = (capabilities::standard(config), capabilities::extended(config));
+    let express = standard_list.find(CapabilityId::PCI_EXPRESS);
     let port = express.map(|at| PortType::of(table.value(at)));
 
-    table.rows(Dword::holding(0), COMMON);
+    table.rows(Dword::holding(0), tables::COMMON);
     if express.is_none() {
-        table.rows(Dword::holding(0), CONVENTIONAL);
+        table.rows(Dword::holding(0), tables::CONVENTIONAL);
     }
     match kind {
         HeaderType::Type0 => (),
         HeaderType::Type1 => {
-            table.rows(Dword::holding(0), TYPE_1);
+            table.rows(Dword::holding(0), tables::TYPE_1);
             windows(&mut table);
         }
-        HeaderType::CardBus => table.rows(Dword::holding(0), CARD_BUS),
+        HeaderType::CardBus => table.rows(Dword::holding(0), tables::CARD_BUS),
     }
     table.bars(header::BAR0, &bars[..kind.bars()]);
     if let (Some(rom), Some(decoder)) = (kind.rom(), bars[super::ROM]) {
         table.bars(rom, &[Some(decoder)]);
         table.row(rom, 0, bar::ROM_ENABLE, 0);
     }
-    for (id, at) in standard_list {
-        table.rows(at, standard(id));
+    for (id, at) in standard_list.entries {
+        table.rows(at, tables::standard(id));
         match id {
             CapabilityId::MSI => msi(&mut table, at),
             CapabilityId::PCI_EXPRESS => express_registers(&mut table, at),
@@ -179,13 +73,13 @@ pub(super) fn of(config: &[u32], bars: &[Option<Bar>; 7], vf_bars: &[Option<Bar>
             _ => (),
         }
     }
-    for (id, at) in extended_list {
-        table.rows(at, extended(id));
+    for (id, at) in extended_list.entries {
+        table.rows(at, tables::extended(id));
         match id {
             ExtendedCapabilityId::AER
                 if matches!(port, Some(PortType::RootPort | PortType::RootComplexEventCollector)) =>
             {
-                table.rows(at, AER_ROOT);
+                table.rows(at, tables::AER_ROOT);
             }
             // 7.7.11: what ACS Capability has, ACS Control can enable.
             ExtendedCapabilityId::ACS => {
@@ -246,21 +140,24 @@ fn express_registers(table: &mut Table<'_>, at: Dword) {
     let port = PortType::of(first);
     let version_2 = first >> 16 & 0xf >= 2;
     let link = !matches!(port, PortType::RootComplexIntegratedEndpoint | PortType::RootComplexEventCollector);
-    table.rows(at, EXPRESS_DEVICE);
+    table.rows(at, tables::EXPRESS_DEVICE);
     if link {
-        table.rows(at, EXPRESS_LINK);
+        table.rows(at, tables::EXPRESS_LINK);
+    }
+    if port.leads_down_a_link() {
+        table.rows(at, tables::EXPRESS_LINK_BELOW);
     }
     if first & express::SLOT_IMPLEMENTED != 0 && port.leads_down_a_link() {
-        table.rows(at, EXPRESS_SLOT);
+        table.rows(at, tables::EXPRESS_SLOT);
     }
     if matches!(port, PortType::RootPort | PortType::RootComplexEventCollector) {
-        table.rows(at, EXPRESS_ROOT);
+        table.rows(at, tables::EXPRESS_ROOT);
     }
     if version_2 {
-        table.rows(at, EXPRESS_DEVICE_2);
+        table.rows(at, tables::EXPRESS_DEVICE_2);
     }
     if version_2 && link {
-        table.rows(at, EXPRESS_LINK_2);
+        table.rows(at, tables::EXPRESS_LINK_2);
     }
 }
 
@@ -324,5 +221,18 @@ impl Table<'_> {
             self.row(first, index, low, 0);
             self.row(first, index + 1, high, 0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_changes_rw_bits_clears_rw1c_bits_and_leaves_the_rest() {
+        let attributes = Attributes { rw: 0x0000_ffff, rw1c: 0x00ff_0000 };
+        assert_eq!(attributes.write(0x55ff_1234, Lanes::ALL, 0xaa0f_abcd), 0x55f0_abcd);
+        let high_byte = Lanes::new(0b0010).unwrap();
+        assert_eq!(attributes.write(0x55ff_1234, high_byte, 0xaa0f_abcd), 0x55ff_ab34);
     }
 }

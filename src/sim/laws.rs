@@ -1,0 +1,575 @@
+//! The ten laws that hold whatever a guest does, written once. Property tests and fuzzing run them by [`obey`].
+//!
+//! Each law is a function of its name. It looks at the [`Vm`] from outside, through the guest's accesses and the
+//! hardware's registers, and never asks the remapper what it thinks.
+
+use std::collections::BTreeSet;
+use std::format;
+use std::string::String;
+use std::vec::Vec;
+
+use super::machine::FunctionId;
+use super::platform::Platform;
+use super::scenario::{Address, Scenario, Step, Target};
+use super::vm::{FUNCTIONS, Mapping, Vm, topology};
+use crate::access::{Access, Dword, Width};
+use crate::address::{Bdf, Guest, Host, Span};
+use crate::decision::{ReadDecision, WriteDecision};
+use crate::delta::{Backing, Space};
+use crate::plan::{IoBars, MsixTable, Plan, Relocation};
+use crate::spec::bar::{BarKind, ROM_ENABLE};
+use crate::spec::capability::{extended_next_of, next_of};
+use crate::spec::header::{self, Command};
+use crate::spec::type1;
+use crate::topology::{Bar, Function, ROM, Topology};
+
+/// Runs a scenario and holds every law after every step.
+///
+/// # Panics
+/// When a law is broken; the message names it.
+pub fn obey(scenario: &Scenario) {
+    let mut machine = scenario.machine();
+    let topology = topology(&mut machine).expect("a scenario has few functions");
+    let plan = scenario.plan(&topology);
+    let vm = Vm::start(machine, &plan).expect("a scenario leaves out what is refused");
+    let mut session = Session::new(vm, &topology, &plan);
+    session.hold();
+    for step in &scenario.steps {
+        session.take(step);
+        session.hold();
+    }
+    session.settle();
+    session.hold();
+}
+
+/// A guest at work, and what the laws compare it with.
+struct Session<'t> {
+    vm: Vm,
+    topology: &'t Topology<FUNCTIONS>,
+    relocations: Vec<Relocation>,
+    hidden: Vec<Host<Bdf>>,
+    /// Guest addresses where nothing is to be found.
+    vacated: Vec<Bdf>,
+    /// Guest addresses the plan may touch.
+    touchable: BTreeSet<Bdf>,
+    /// Host registers no guest may change, with their values.
+    fixed: Vec<(FunctionId, Dword, u32, u32)>,
+    refuses: bool,
+}
+
+impl<'t> Session<'t> {
+    fn new(vm: Vm, topology: &'t Topology<FUNCTIONS>, plan: &Plan<'_>) -> Self {
+        let relocations = plan.relocations().to_vec();
+        let hidden = plan.hidden().to_vec();
+        let mut session = Self {
+            vm,
+            topology,
+            relocations,
+            hidden,
+            vacated: Vec::new(),
+            touchable: BTreeSet::new(),
+            fixed: Vec::new(),
+            refuses: false,
+        };
+        let taken = |bdf: &Bdf| session.relocations.iter().any(|relocation| relocation.guest.0 == *bdf);
+        session.vacated = session.leaving().map(|Host(bdf)| bdf).filter(|bdf| !taken(bdf)).collect();
+        session.touchable = session.find_touchable();
+        session.fixed = session.find_fixed();
+        lists_end(&mut session);
+        hidden_is_absent(&mut session);
+        session
+    }
+
+    /// The functions that are not where they were.
+    fn leaving(&self) -> impl Iterator<Item = Host<Bdf>> {
+        let moved = self.relocations.iter().filter(|relocation| relocation.guest.0 != relocation.host.0);
+        moved.map(|relocation| relocation.host).chain(self.hidden.iter().copied())
+    }
+
+    /// The bridges above a bus, the nearest first.
+    fn way_to(&self, bus: u8) -> Vec<&'t Function> {
+        let mut way = Vec::new();
+        let mut bus = bus;
+        while let Some(bridge) = self.topology.view().bridge_to(bus) {
+            way.push(bridge);
+            bus = bridge.bdf().0.bus();
+        }
+        way
+    }
+
+    /// Moved and vacated addresses, their devices' first functions, the bridges above both, and the buses right behind
+    /// those bridges, as numbers that are no device's have to be empty there.
+    fn find_touchable(&self) -> BTreeSet<Bdf> {
+        let mut touchable = BTreeSet::new();
+        let guests = self.relocations.iter().map(|relocation| relocation.guest.0);
+        for place in guests.chain(self.leaving().map(|Host(bdf)| bdf)) {
+            touchable.extend([place, place.with_function(0)]);
+            touchable.extend(self.way_to(place.bus()).iter().map(|bridge| bridge.bdf().0));
+            if self.topology.view().bridge_to(place.bus()).is_some() {
+                let behind = (0..=255).map(|devfn| Bdf::from_routing_id(u16::from_be_bytes([place.bus(), devfn])));
+                touchable.extend(behind.filter(|bdf| self.topology.view().function(Host(*bdf)).is_none()));
+            }
+        }
+        touchable
+    }
+
+    /// BARs of moved and hidden functions, and what makes the bridges above them forward.
+    fn find_fixed(&self) -> Vec<(FunctionId, Dword, u32, u32)> {
+        let mut fixed = Vec::new();
+        let machine = self.vm.machine();
+        let mut fix = |bdf: Bdf, dword: Dword, mask: u32| {
+            let function = machine.original(bdf).expect("the topology is the machine's");
+            let value = machine.peek(function, dword) & mask;
+            fixed.push((function, dword, mask, value));
+        };
+        for relocation in &self.relocations {
+            bar_registers().for_each(|dword| fix(relocation.host.0, dword, !0));
+        }
+        for Host(host) in &self.hidden {
+            bar_registers().for_each(|dword| fix(*host, dword, !0));
+        }
+        for host in self.leaving() {
+            for bridge in self.way_to(host.0.bus()) {
+                // A function that moved within the bridge's buses has not left it.
+                let stays = self.relocations.iter().any(|relocation| {
+                    let buses = bridge.bridge().map(|bridge| bridge.secondary..=bridge.subordinate);
+                    relocation.host == host && buses.is_some_and(|buses| buses.contains(&relocation.guest.0.bus()))
+                });
+                if !stays {
+                    fix(bridge.bdf().0, header::COMMAND, 0x7);
+                    fix(bridge.bdf().0, type1::BUS_NUMBERS, !0);
+                    fix(bridge.bdf().0, type1::IO_WINDOW, 0xffff);
+                    for offset in (0x20..=0x30).step_by(4) {
+                        fix(bridge.bdf().0, Dword::at(offset).unwrap(), !0);
+                    }
+                    fix(bridge.bdf().0, type1::BRIDGE_CONTROL, 0xffff_0000);
+                }
+            }
+        }
+        fixed
+    }
+
+    fn target(&self, target: Target) -> Bdf {
+        let pick = |list: &[Bdf], index: u8| list.get(usize::from(index) % list.len().max(1)).copied();
+        let moved: Vec<_> = self.relocations.iter().map(|relocation| relocation.guest.0).collect();
+        let bridges = self.topology.functions().iter().filter(|function| function.bridge().is_some());
+        let bridges: Vec<_> = bridges.map(|function| function.bdf().0).collect();
+        match target {
+            Target::Moved(index) => pick(&moved, index),
+            Target::Vacated(index) => pick(&self.vacated, index),
+            Target::Bridge(index) => pick(&bridges, index),
+            Target::Any(bdf) => Some(bdf),
+        }
+        .unwrap_or_default()
+    }
+
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Read(target, offset, width) => {
+                let bdf = self.target(target);
+                if let Some(access) = Access::at(bdf, offset & 0xfff, width) {
+                    untouched_is_untouched(self, bdf);
+                    mechanisms_agree(self, access);
+                }
+            }
+            Step::Write(target, offset, width, value) => {
+                let bdf = self.target(target);
+                if let Some(access) = Access::at(bdf, offset & 0xfff, width) {
+                    untouched_is_untouched(self, bdf);
+                    let value = value << (access.lanes().first() * 8);
+                    self.write(access, value);
+                }
+            }
+            Step::Place(index, bar, address) => self.place(index, bar, address),
+            Step::Enable(index, memory, io, rom) => self.enable(index, memory, io, rom),
+            Step::Refuse(every) => {
+                self.refuses = every % 8 >= 2;
+                self.vm.refuse_every(if self.refuses { u32::from(every % 8) } else { 0 });
+                if !self.refuses {
+                    self.vm.apply_pending();
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, access: Access, value: u32) {
+        if !self.refuses {
+            lanes(self, access, value);
+            read_back(self, access, value);
+            idempotence(self, access, value);
+        }
+        self.vm.config_write(Guest(access), value);
+    }
+
+    fn relocation(&self, index: u8) -> Option<(Relocation, &'t Function)> {
+        let relocation = *self.relocations.get(usize::from(index) % self.relocations.len().max(1))?;
+        Some((relocation, self.topology.view().function(relocation.host)?))
+    }
+
+    fn place(&mut self, index: u8, bar: u8, address: Address) {
+        let Some((relocation, function)) = self.relocation(index) else { return };
+        let bars: Vec<_> = function.bars().collect();
+        let Some(bar) = bars.get(usize::from(bar) % bars.len().max(1)) else { return };
+        let address = match address {
+            Address::Page(page) => 0x8000_0000 + (u64::from(page) << 12),
+            Address::Any(address) => address,
+            Address::HostBar(index, bar) => {
+                let other = self.relocation(index).and_then(|(_, other)| other.bar(usize::from(bar % 7)));
+                other.and_then(Bar::span).map_or(0, |Host(span)| span.start())
+            }
+        };
+        let dword = bar.dword(function.header_type());
+        let low = u32::try_from(address & 0xffff_ffff).unwrap();
+        let keep = u32::from(bar.kind() == BarKind::Rom);
+        self.write(Access::whole(relocation.guest.0, dword), low | keep);
+        if let Some(upper) = dword.plus(1).filter(|_| bar.kind().is_64_bit()) {
+            self.write(Access::whole(relocation.guest.0, upper), u32::try_from(address >> 32).unwrap());
+        }
+    }
+
+    fn enable(&mut self, index: u8, memory: bool, io: bool, rom: bool) {
+        let Some((relocation, function)) = self.relocation(index) else { return };
+        let guest = relocation.guest.0;
+        if let Some(bar) = function.bar(ROM) {
+            let dword = bar.dword(function.header_type());
+            let value = self.vm.config_read(Guest(Access::whole(guest, dword)));
+            self.write(Access::whole(guest, dword), value & !ROM_ENABLE | u32::from(rom));
+        }
+        let command = u32::from(memory) << 1 | u32::from(io) | u32::from(Command::BUS_MASTER_ENABLE.bits());
+        self.write(Access::at(guest, 4, Width::Word).unwrap(), command);
+    }
+
+    fn settle(&mut self) {
+        self.vm.refuse_every(0);
+        self.refuses = false;
+        self.vm.apply_pending();
+    }
+
+    fn hold(&mut self) {
+        fold(self);
+        confinement(self);
+        fixed_hardware(self);
+        windows_reach_their_function(self);
+    }
+}
+
+fn bar_registers() -> impl Iterator<Item = Dword> {
+    (0x10..=0x24).step_by(4).chain([0x30]).filter_map(Dword::at)
+}
+
+/// 1. What was applied is what the registers ask for, worked out anew.
+fn fold(session: &mut Session<'_>) {
+    let mut expected = expected_mappings(session);
+    let mut applied = session.vm.second_stage().mappings().to_vec();
+    let order = |mapping: &Mapping| (mapping.space, mapping.guest);
+    expected.sort_by_key(order);
+    applied.sort_by_key(order);
+    if session.refuses {
+        // What was refused is missing, or still there; nothing else may differ, and `settle` puts it right.
+        return;
+    }
+    assert_eq!(applied, expected, "law 1, fold: the second stage is not what the registers say");
+    let mut concealed = session.vm.second_stage().concealed().to_vec();
+    let leaving = session.relocations.iter().map(|relocation| relocation.host).chain(session.hidden.iter().copied());
+    let bars = leaving.filter_map(|host| session.topology.view().function(host)).flat_map(Function::bars);
+    let mut real: Vec<_> = bars.filter_map(|bar| Some((Guest(bar.span()?.0), bar.space()))).collect();
+    concealed.sort_by_key(|(span, space)| (*space, *span));
+    real.sort_by_key(|(span, space)| (*space, *span));
+    assert_eq!(concealed, real, "law 1, fold: the host's own addresses are not all concealed");
+}
+
+/// A window as the guest's registers describe it.
+struct Claim {
+    span: Span,
+    host: Span,
+    space: Space,
+    /// Pages that are trapped, as offsets; everything, or nothing.
+    trapped: core::ops::Range<u64>,
+}
+
+fn expected_mappings(session: &mut Session<'_>) -> Vec<Mapping> {
+    let mut claims: Vec<Claim> = Vec::new();
+    for relocation in session.relocations.clone() {
+        let function = session.topology.view().function(relocation.host).unwrap();
+        for bar in function.bars() {
+            claims.extend(claim(session, relocation, function, bar));
+        }
+    }
+    let mut mappings = Vec::new();
+    for (index, claim) in claims.iter().enumerate() {
+        let clashes = |earlier: &Claim| earlier.space == claim.space && earlier.span.overlaps(claim.span);
+        if !claims[..index].iter().any(clashes) {
+            claim.parts(&mut mappings);
+        }
+    }
+    mappings
+}
+
+fn claim(session: &mut Session<'_>, relocation: Relocation, function: &Function, bar: &Bar) -> Option<Claim> {
+    let guest = relocation.guest.0;
+    let Host(host) = bar.span()?;
+    let mut read = |dword| session.vm.config_read(Guest(Access::whole(guest, dword)));
+    let command = read(header::COMMAND);
+    let dword = bar.dword(function.header_type());
+    let low = read(dword);
+    let is_memory = bar.space() == Space::Memory;
+    let is_enabled = command >> u32::from(is_memory) & 1 == 1 && (bar.kind() != BarKind::Rom || low & 1 == 1);
+    if !is_enabled || bar.space() == Space::Io && relocation.io_bars == IoBars::Hide {
+        return None;
+    }
+    let high = if bar.kind().is_64_bit() { u64::from(read(dword.plus(1)?)) } else { 0 };
+    let base = high << 32 | u64::from(low & !bar.kind().type_mask());
+    let size = if is_memory { bar.size().max(0x1000) } else { bar.size() };
+    let span = Span::new(base, size)?;
+    let limit = if bar.kind().is_64_bit() { (1 << 52) - 1 } else { u64::from(u32::MAX) };
+    if base == 0 || span.last() >= limit {
+        return None;
+    }
+    let shares_page =
+        session.topology.functions().iter().flat_map(|other| other.bars().map(move |bar| (other, bar))).any(
+            |(other, found)| {
+                let same = other.bdf() == function.bdf() && found.number() == bar.number();
+                !same
+                    && found.space() == Space::Memory
+                    && found.span().is_some_and(|Host(span)| span.overlaps(host.pages()))
+            },
+        );
+    let all = !is_memory || bar.size() < 0x1000 && (shares_page || host.start() & 0xfff != 0);
+    let table =
+        function.msix().filter(|table| table.bar == bar.number() && relocation.msix_table == MsixTable::Trapped);
+    let trapped = match table {
+        _ if all => 0..size,
+        Some(table) => (table.offset & !0xfff).min(size)..((table.offset + table.len + 0xfff) & !0xfff).min(size),
+        None => 0..0,
+    };
+    Some(Claim { span, host, space: bar.space(), trapped })
+}
+
+impl Claim {
+    fn parts(&self, mappings: &mut Vec<Mapping>) {
+        let size = self.span.len();
+        let parts = [(0..self.trapped.start, false), (self.trapped.clone(), true), (self.trapped.end..size, false)];
+        for (part, trapped) in parts {
+            let len = part.end - part.start;
+            let host_len = if trapped { len.min(self.host.len().saturating_sub(part.start)) } else { len };
+            let guest = Span::new(self.span.start() + part.start, len);
+            let host = Span::new(self.host.start() + part.start, host_len);
+            if let (Some(guest), Some(host)) = (guest, host) {
+                let backing = if trapped { Backing::Trapped } else { Backing::Direct };
+                mappings.push(Mapping { guest: Guest(guest), host: Host(host), space: self.space, backing });
+            }
+        }
+    }
+}
+
+/// 2. A window reaches only BARs of moved functions, and windows do not overlap.
+fn confinement(session: &mut Session<'_>) {
+    let mappings = session.vm.second_stage().mappings();
+    for (index, mapping) in mappings.iter().enumerate() {
+        let overlap = mappings[..index]
+            .iter()
+            .find(|other| other.space == mapping.space && other.guest.0.overlaps(mapping.guest.0));
+        assert_eq!(overlap, None, "law 2, confinement: {mapping:?} overlaps");
+        let moved =
+            session.relocations.iter().filter_map(|relocation| session.topology.view().function(relocation.host));
+        let exposed = moved.flat_map(Function::bars).filter(|bar| bar.space() == mapping.space).any(|bar| {
+            bar.span().is_some_and(|Host(span)| {
+                // A page is the least a second stage maps; it is mapped where it holds nothing else.
+                let alone = span.start() & 0xfff == 0 && span.len() < 0x1000 && mapping.backing == Backing::Direct;
+                span.covers(mapping.host.0) || alone && span.pages() == mapping.host.0 && is_alone(session, span)
+            })
+        });
+        assert!(exposed, "law 2, confinement: {mapping:?} reaches what the plan does not expose");
+    }
+}
+
+fn is_alone(session: &Session<'_>, span: Span) -> bool {
+    let bars = session.topology.functions().iter().flat_map(Function::bars).filter(|bar| bar.space() == Space::Memory);
+    bars.filter(|bar| bar.span().is_some_and(|Host(other)| other.overlaps(span.pages()))).count() == 1
+}
+
+/// 3. No guest changes a real BAR or what makes the ports on its way forward.
+fn fixed_hardware(session: &mut Session<'_>) {
+    let machine = session.vm.machine();
+    for (function, dword, mask, value) in &session.fixed {
+        let now = machine.peek(*function, *dword) & mask;
+        let bdf = machine.function(*function).bdf();
+        // Switched on by the preparation at the latest, and never off.
+        let held = if *dword == header::COMMAND { now & value } else { now };
+        assert_eq!(held, *value, "law 3, fixed hardware: {bdf} {dword} was written");
+    }
+    let bars: Vec<_> = bar_registers().collect();
+    for write in session.vm.made_writes() {
+        let is_bar = bars.contains(&write.to.0.dword());
+        let moved = session.relocations.iter().any(|relocation| relocation.host.0 == write.to.0.function());
+        let hidden = session.hidden.iter().any(|hidden| hidden.0 == write.to.0.function());
+        assert!(!(hidden || moved && is_bar), "law 3, fixed hardware: {} was written", write.to);
+    }
+}
+
+/// 4. Nothing tells a hidden or vacated function from an empty slot, and no access to it reaches hardware.
+fn hidden_is_absent(session: &mut Session<'_>) {
+    for bdf in session.vacated.clone() {
+        for offset in 0..0x1000 {
+            for width in [Width::Byte, Width::Word, Width::Dword] {
+                let Some(access) = Access::at(bdf, offset, width) else { continue };
+                let read = session.vm.remapper().read(Guest(access));
+                assert_eq!(read, ReadDecision::Hide, "law 4, hidden is absent: {access} was read");
+            }
+        }
+        let before = session.vm.made_writes().len();
+        for dword in (0..Dword::COUNT).filter_map(Dword::new) {
+            let changes = session.vm.config_write(Guest(Access::whole(bdf, dword)), !0);
+            assert_eq!(changes, [], "law 4, hidden is absent: {bdf} {dword} was written");
+        }
+        assert_eq!(session.vm.made_writes().len(), before, "law 4, hidden is absent: {bdf} was written");
+    }
+}
+
+/// 5. Every other function is the hardware's, bit by bit.
+fn untouched_is_untouched(session: &mut Session<'_>, bdf: Bdf) {
+    if session.touchable.contains(&bdf) {
+        return;
+    }
+    for dword in [0x00, 0x04, 0x10, 0x18, 0x34, 0x3c, 0x100].into_iter().filter_map(Dword::at) {
+        let access = Access::whole(bdf, dword);
+        let read = session.vm.remapper().read(Guest(access));
+        assert_eq!(read, ReadDecision::Passthrough, "law 5, untouched is untouched: {access} was read");
+        let mut remapper = session.vm.remapper().clone();
+        let write = remapper.write(Guest(access), !0);
+        assert_eq!(write.decision, WriteDecision::Passthrough, "law 5, untouched is untouched: {access} was written");
+        assert!(write.delta.is_empty() || session.refuses, "law 5, untouched is untouched: {access} changed the map");
+    }
+}
+
+/// 6. Any split of a write into smaller ones comes to the same.
+fn lanes(session: &mut Session<'_>, access: Access, value: u32) {
+    let mut whole = session.vm.clone();
+    whole.config_write(Guest(access), value);
+    for parts in [&[Width::Byte][..], &[Width::Word, Width::Byte]] {
+        let mut split = session.vm.clone();
+        for (offset, width) in access.parts() {
+            let step = *parts.iter().find(|step| step.bytes() <= width.bytes()).unwrap();
+            for at in (offset..offset + u16::from(width.bytes())).step_by(step.bytes().into()) {
+                let part = Access::at(access.function(), at, step).unwrap();
+                split.config_write(Guest(part), value & part.lanes().mask());
+            }
+        }
+        assert_eq!(view(&mut whole, access), view(&mut split, access), "law 6, lanes: {access} <- {value:08x}");
+    }
+}
+
+/// What there is to see of an access: the guest's registers, the second stage, the hardware's registers.
+fn view(vm: &mut Vm, access: Access) -> (Vec<u32>, String, Vec<u32>) {
+    let guest = (0..64).chain([access.dword().index()]).filter_map(Dword::new);
+    let guest = guest.map(|dword| vm.config_read(Guest(Access::whole(access.function(), dword)))).collect();
+    let mut mappings = vm.second_stage().mappings().to_vec();
+    mappings.sort_by_key(|mapping| (mapping.space, mapping.guest));
+    let hardware = vm.machine().functions().flat_map(|(_, function)| function.config().to_vec()).collect();
+    (guest, format!("{mappings:?}"), hardware)
+}
+
+/// 6, continued. Ports and the ECAM window give one view.
+fn mechanisms_agree(session: &mut Session<'_>, access: Access) {
+    let Guest(bdf) = Guest(access.function());
+    let ecam = session.vm.firmware().ecam.unwrap();
+    let page = ecam.page(Guest(bdf)).unwrap().0.start();
+    for (offset, width) in access.parts() {
+        let by_memory = session.vm.memory_read(page + u64::from(offset), width);
+        let bytes = (0..u16::from(width.bytes())).rev().fold(0, |value, byte| {
+            value << 8 | session.vm.memory_read(page + u64::from(offset + byte), Width::Byte) & 0xff
+        });
+        let mask = u32::MAX >> (32 - 8 * u32::from(width.bytes()));
+        assert_eq!(by_memory & mask, bytes, "law 6, lanes: {access} by bytes");
+        if offset < 0x100 {
+            let address = 0x8000_0000 | u32::from(bdf.routing_id()) << 8 | u32::from(offset & 0xfc);
+            session.vm.port_write(0xcf8, Width::Dword, address);
+            let by_ports = session.vm.port_read(0xcfc + (offset & 3), width);
+            assert_eq!(by_memory & mask, by_ports & mask, "law 6, lanes: {access} by ports");
+        }
+    }
+}
+
+/// 7. A bit of the shadow the guest can change reads what was written; the others do not change.
+fn read_back(session: &mut Session<'_>, access: Access, value: u32) {
+    let Some(Some(host)) = session.vm.remapper().to_host(Guest(access.function())) else { return };
+    let shadow = session.vm.remapper().emulated_registers(host).find(|(dword, _)| *dword == access.dword());
+    let Some((_, from_hardware)) = shadow else { return };
+    let after = |value: u32| {
+        let mut vm = session.vm.clone();
+        vm.config_write(Guest(access), value);
+        vm.config_read(Guest(Access::whole(access.function(), access.dword()))) & !from_hardware
+    };
+    let (ones, zeros) = (after(!0), after(0));
+    let writable = (ones & !zeros) & access.lanes().mask();
+    assert_eq!(ones & zeros | ones & !zeros, ones | zeros, "law 7, read-back: {access} inverts bits");
+    assert_eq!(after(value) & writable, value & writable, "law 7, read-back: {access} <- {value:08x}");
+    assert_eq!(after(value) & !writable, zeros & !writable, "law 7, read-back: {access} <- {value:08x}");
+}
+
+/// 8. Capability lists end, and every entry is one the hardware has.
+fn lists_end(session: &mut Session<'_>) {
+    let moved = session.relocations.iter().map(|relocation| (relocation.guest.0, relocation.host));
+    let bridges = session.topology.functions().iter().filter(|function| function.bridge().is_some());
+    let all: Vec<_> = moved.chain(bridges.map(|bridge| (bridge.bdf().0, bridge.bdf()))).collect();
+    for (guest, host) in all {
+        let function = session.topology.view().function(host).unwrap();
+        let mut read = |dword| session.vm.config_read(Guest(Access::whole(guest, dword)));
+        let mut seen = Vec::new();
+        let has_list = read(header::COMMAND) >> 20 & 1 == 1;
+        let mut pointer = if has_list { next_of(read(header::CAPABILITIES_POINTER) << 8) } else { 0 };
+        assert!(has_list || read(header::CAPABILITIES_POINTER) & 0xff == 0, "law 8, lists end: {guest}");
+        while pointer != 0 {
+            let dword = Dword::holding(pointer.into());
+            assert!(dword >= header::END && !seen.contains(&dword), "law 8, lists end: {guest} {dword}");
+            let entry = read(dword);
+            let known = function.capabilities().iter().find(|known| known.dword == dword);
+            assert_eq!(
+                Some(entry & 0xff),
+                known.map(|known| u32::from(known.id.0)),
+                "law 8, lists end: {guest} {dword}"
+            );
+            seen.push(dword);
+            pointer = next_of(entry);
+        }
+        let mut dword = header::EXTENDED;
+        let mut entry = read(dword);
+        seen.clear();
+        while entry != 0 && entry != !0 {
+            assert!(!seen.contains(&dword), "law 8, lists end: {guest} {dword}");
+            seen.push(dword);
+            let id = entry & 0xffff;
+            let is_real =
+                function.extended_capabilities().iter().any(|real| real.dword == dword && u32::from(real.id.0) == id);
+            assert!(is_real || id == 0, "law 8, lists end: {guest} {dword} reads {entry:08x}");
+            let next = extended_next_of(entry);
+            if next == 0 {
+                break;
+            }
+            dword = Dword::holding(next);
+            entry = read(dword);
+        }
+    }
+}
+
+/// 10. What is written again changes nothing.
+fn idempotence(session: &mut Session<'_>, access: Access, value: u32) {
+    let mut vm = session.vm.clone();
+    vm.config_write(Guest(access), value);
+    assert_eq!(vm.config_write(Guest(access), value), [], "law 10, idempotence: {access} <- {value:08x}");
+}
+
+/// The point of it all: what the guest reads in a window is the moved function's memory, and no other's.
+fn windows_reach_their_function(session: &mut Session<'_>) {
+    for mapping in session.vm.second_stage().mappings().to_vec() {
+        let here = session.vm.machine().decoders(mapping.space, mapping.host.0.start());
+        let there = session.vm.machine().decoders(mapping.space, mapping.host.0.last());
+        let moved = |function: FunctionId| {
+            let bdf = session.vm.machine().function(function).bdf();
+            session.relocations.iter().any(|relocation| relocation.host.0 == bdf)
+        };
+        for hit in here.iter().chain(&there) {
+            assert!(moved(hit.function), "law 2, confinement: {mapping:?} reaches {hit:?}");
+        }
+    }
+}

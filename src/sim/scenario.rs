@@ -1,0 +1,461 @@
+//! Machines, plans and guests' doings made of arbitrary bytes, for property tests and fuzzing alike.
+//!
+//! A [`Scenario`] is data: it prints, shrinks and replays. [`laws::obey`](super::laws::obey) runs it.
+
+use std::vec::Vec;
+
+use super::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, VfBar, Windows};
+use super::platform::RootWindow;
+use crate::access::Width;
+use crate::address::{Bdf, Guest, Host, Span};
+use crate::delta::Space;
+use crate::plan::{Grade, IoBars, MsixTable, Placement, Plan, Relocation};
+use crate::spec::bar::BarKind;
+use crate::spec::express::PortType;
+use crate::spec::header::Command;
+use crate::topology::{Function, Topology};
+
+/// A machine, a plan, and what a guest does.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct Scenario {
+    /// What is on the root bus; devices 1, 2, 3 and so on.
+    #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 6>))]
+    pub slots: Vec<Slot>,
+    /// What is moved.
+    #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 4>))]
+    pub moves: Vec<Move>,
+    /// Which functions are hidden, by their place among all that are no bridges.
+    #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 2>))]
+    pub hidden: Vec<u8>,
+    /// What the guest does.
+    #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 40>))]
+    pub steps: Vec<Step>,
+}
+
+/// A device of the root bus.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum Slot {
+    /// Functions of one device.
+    Device(Device),
+    /// A Root Port, with a device behind it or without.
+    RootPort(Option<Device>),
+    /// A Root Port with a switch behind it, and devices behind that.
+    Switch(#[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 3>))] Vec<Option<Device>>),
+    /// A conventional bridge with devices behind it.
+    Bridge(#[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 3>))] Vec<Device>),
+}
+
+/// The functions of one device, at most eight.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct Device {
+    /// Function 0, which every device has.
+    pub first: FunctionSketch,
+    /// Functions 1 to 7.
+    #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 3>))]
+    pub others: Vec<FunctionSketch>,
+}
+
+/// What one function has.
+#[derive(Debug, Clone)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct FunctionSketch {
+    /// BARs, as many as fit six registers.
+    #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 6>))]
+    pub bars: Vec<BarSketch>,
+    /// Size of the Expansion ROM, as a power of two from 2 KiB on.
+    pub rom: Option<u8>,
+    /// Capabilities, in this order; each at most once.
+    #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 10>))]
+    pub capabilities: Vec<CapabilitySketch>,
+    /// Whether firmware left decoding off.
+    pub is_disabled: bool,
+}
+
+/// A BAR; sizes are exponents, cut to what makes sense.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum BarSketch {
+    /// I/O, 4 to 256 bytes.
+    Io(u8),
+    /// Memory below 4 GiB, 16 bytes to 1 MiB; prefetchable or not.
+    Memory32(u8, bool),
+    /// Memory with a 64-bit register, 16 bytes to 1 MiB; prefetchable or not.
+    Memory64(u8, bool),
+}
+
+/// A capability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+#[expect(missing_docs, reason = "the names are the specification's")]
+pub enum CapabilitySketch {
+    Acs,
+    AdvancedFeatures,
+    Aer,
+    Ari,
+    Ats,
+    EnhancedAllocation,
+    L1PmSubstates,
+    Ltr,
+    Msi,
+    MsiX,
+    PowerManagement,
+    Ptm,
+    ResizableBar,
+    SrIov,
+    VendorSpecific,
+    VitalProductData,
+}
+
+/// One or two functions that are moved. Functions are named by their place among all that are no bridges.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum Move {
+    /// A function to any address.
+    To(u8, Bdf, Policies),
+    /// A function to another function number of an occupied device.
+    Beside(u8, u8, u8, Policies),
+    /// A function to a device number of the bus another function is on.
+    OnBusOf(u8, u8, u8, Policies),
+    /// Two functions change places.
+    Swap(u8, u8, Policies),
+    /// A whole device to a device number of the bus another function is on.
+    Device(u8, u8, u8),
+}
+
+/// The choices of one move.
+#[derive(Debug, Clone, Copy, Default)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct Policies {
+    /// Whether the planner places the BARs.
+    pub pre_assigned: bool,
+    /// Whether I/O BARs are hidden.
+    pub hide_io: bool,
+    /// Whether the MSI-X Table is trapped.
+    pub trap_msix: bool,
+}
+
+/// One thing the guest, or its second stage, does.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum Step {
+    /// Reads configuration space.
+    Read(Target, u16, Width),
+    /// Writes configuration space.
+    Write(Target, u16, Width, u32),
+    /// Writes a whole BAR of a moved function: to some page of low memory, to another BAR's place, or anywhere.
+    Place(u8, u8, Address),
+    /// Writes the decode enables of a moved function: memory, I/O, and whether the ROM's follows.
+    Enable(u8, bool, bool, bool),
+    /// Lets the second stage refuse every so manieth change from now on, or none.
+    Refuse(u8),
+}
+
+/// A function the guest means.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum Target {
+    /// A moved function, at its guest address.
+    Moved(u8),
+    /// Where a moved or hidden function was.
+    Vacated(u8),
+    /// A bridge.
+    Bridge(u8),
+    /// Any address.
+    Any(Bdf),
+}
+
+/// Where a guest puts a BAR.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum Address {
+    /// A page number, from 2 GiB on.
+    Page(u16),
+    /// Where another moved function's BAR is on the host.
+    HostBar(u8, u8),
+    /// Any.
+    Any(u64),
+}
+
+/// Up to `MOST` elements, any number as likely as any other; a plain `Vec` would mostly be empty.
+#[cfg(feature = "arbitrary")]
+fn list<'a, T: arbitrary::Arbitrary<'a>, const MOST: usize>(
+    bytes: &mut arbitrary::Unstructured<'a>,
+) -> arbitrary::Result<Vec<T>> {
+    let count = bytes.int_in_range(0..=MOST)?;
+    (0..count).map(|_| bytes.arbitrary()).collect()
+}
+
+impl Scenario {
+    /// The machine.
+    ///
+    /// # Panics
+    /// Never: whatever the bytes are, they describe a machine.
+    pub fn machine(&self) -> Machine {
+        let mut construction = Construction::new();
+        for (slot, device) in self.slots.iter().zip(1..) {
+            construction.add_slot(slot, device);
+        }
+        construction.builder.build().expect("every function has an address of its own behind a bridge that is there")
+    }
+
+    /// The plan, as far as it can be built: a move or hidden function that is refused is left out.
+    pub fn plan<'t, const N: usize>(&self, topology: &'t Topology<N>) -> Plan<'t> {
+        let hosts: Vec<_> =
+            topology.functions().iter().filter(|function| function.bridge().is_none()).map(Function::bdf).collect();
+        let pick = |index: u8| hosts.get(usize::from(index) % hosts.len().max(1)).copied();
+        let mut plan = Plan::new(topology);
+        for step in &self.moves {
+            let next = step.relocations(pick, topology);
+            let next = next.into_iter().try_fold(plan.clone(), Plan::with);
+            plan = next.ok().filter(is_possible).unwrap_or(plan);
+        }
+        for host in self.hidden.iter().filter_map(|index| pick(*index)) {
+            plan = plan.clone().hide(host).ok().filter(is_possible).unwrap_or(plan);
+        }
+        plan
+    }
+}
+
+fn is_possible(plan: &Plan<'_>) -> bool {
+    plan.findings().all(|finding| finding.grade() != Grade::Error)
+}
+
+impl Move {
+    fn relocations<const N: usize>(
+        self,
+        pick: impl Fn(u8) -> Option<Host<Bdf>>,
+        topology: &Topology<N>,
+    ) -> Vec<Relocation> {
+        let on_bus_of = |other: Host<Bdf>, device: u8, function: u8| {
+            Guest(Bdf::new(other.0.bus(), device % 32, function % 8).unwrap_or_default())
+        };
+        let list = match self {
+            Self::To(host, guest, policies) => pick(host).map(|host| [policies.of(host, Guest(guest))].to_vec()),
+            Self::Beside(host, other, function, policies) => pick(host)
+                .zip(pick(other))
+                .map(|(host, other)| [policies.of(host, Guest(other.0.with_function(function)))].to_vec()),
+            Self::OnBusOf(host, other, device, policies) => pick(host)
+                .zip(pick(other))
+                .map(|(host, other)| [policies.of(host, on_bus_of(other, device, 0))].to_vec()),
+            Self::Swap(one, other, policies) => pick(one)
+                .zip(pick(other))
+                .map(|(one, other)| [policies.of(one, Guest(other.0)), policies.of(other, Guest(one.0))].to_vec()),
+            Self::Device(host, other, device) => pick(host).zip(pick(other)).map(|(host, other)| {
+                let functions = topology.view().device(host).map(Function::bdf);
+                let moved = |host: Host<Bdf>| Relocation::new(host, on_bus_of(other, device, host.0.function()));
+                functions.map(moved).collect()
+            }),
+        };
+        list.unwrap_or_default()
+    }
+}
+
+impl Policies {
+    fn of(self, host: Host<Bdf>, guest: Guest<Bdf>) -> Relocation {
+        let placement = if self.pre_assigned { Placement::PreAssigned } else { Placement::GuestAssigns };
+        let io_bars = if self.hide_io { IoBars::Hide } else { IoBars::Forward };
+        let msix_table = if self.trap_msix { MsixTable::Trapped } else { MsixTable::Direct };
+        Relocation { placement, io_bars, msix_table, ..Relocation::new(host, guest) }
+    }
+}
+
+/// A machine under construction: every bus has 16 MiB of memory, 16 MiB of prefetchable memory and 4 KiB of I/O.
+struct Construction {
+    builder: Builder,
+    /// The next free bus.
+    bus: u8,
+    /// What is free on the root bus.
+    root: Room,
+}
+
+/// Hands out the addresses of one bus.
+#[derive(Clone, Copy)]
+struct Room {
+    memory: u64,
+    prefetchable: u64,
+    io: u64,
+}
+
+const BUS_MEMORY: u64 = 0x100_0000;
+
+impl Room {
+    fn of_bus(bus: u8) -> Self {
+        let offset = u64::from(bus) * BUS_MEMORY;
+        Self {
+            memory: 0x8000_0000 + offset,
+            prefetchable: 0x10_0000_0000 + offset,
+            io: 0x1000 + u64::from(bus) * 0x400,
+        }
+    }
+
+    fn take(next: &mut u64, size: u64) -> u64 {
+        let at = next.next_multiple_of(size);
+        *next = at + size;
+        at
+    }
+}
+
+fn windows(buses: core::ops::RangeInclusive<u8>) -> Windows {
+    let count = u64::from(buses.end() - buses.start()) + 1;
+    let room = Room::of_bus(*buses.start());
+    // I/O windows come in 4 KiB; buses behind bridges have none, as on machines that run out of I/O.
+    Windows {
+        io: None,
+        memory: Span::new(room.memory, count * BUS_MEMORY),
+        prefetchable: Span::new(room.prefetchable, count * BUS_MEMORY),
+    }
+}
+
+impl Construction {
+    fn new() -> Self {
+        let roots = [
+            RootWindow { span: Span::from_bounds(0x8000_0000, 0xfebf_ffff).unwrap(), space: Space::Memory },
+            RootWindow { span: Span::new(0x10_0000_0000, 0x10_0000_0000).unwrap(), space: Space::Memory },
+            Builder::PORTS,
+        ];
+        Self { builder: Builder::new().root(0..=0xff, &roots), bus: 1, root: Room::of_bus(0) }
+    }
+
+    fn add_slot(&mut self, slot: &Slot, device: u8) {
+        let at = |bus, device| Bdf::new(bus, device, 0).unwrap_or_default();
+        let place = at(0, device);
+        match slot {
+            Slot::Device(sketch) => {
+                let mut room = self.root;
+                self.add_device(sketch, place, &mut room, true);
+                self.root = room;
+            }
+            Slot::RootPort(sketch) => {
+                let bus = self.take_buses(1);
+                self.edit(|builder| builder.root_port(place, bus..=bus, windows(bus..=bus)));
+                if let Some(sketch) = sketch {
+                    self.add_device(sketch, at(bus, 0), &mut Room::of_bus(bus), true);
+                }
+            }
+            Slot::Switch(sketches) => {
+                let count = u8::try_from(sketches.len()).unwrap_or(0);
+                let first = self.take_buses(2 + count);
+                let inner = first + 1;
+                let last = inner + count;
+                self.edit(|builder| builder.root_port(place, first..=last, windows(first..=last)));
+                let ports: Vec<_> = (0..count).map(|port| (at(inner, port), inner + 1 + port)).collect();
+                let downstream: Vec<_> =
+                    ports.iter().map(|(port, bus)| (*port, *bus..=*bus, windows(*bus..=*bus))).collect();
+                self.edit(|builder| builder.switch(at(first, 0), inner..=last, windows(inner..=last), &downstream));
+                for (sketch, (_, bus)) in sketches.iter().zip(ports) {
+                    if let Some(sketch) = sketch {
+                        self.add_device(sketch, at(bus, 0), &mut Room::of_bus(bus), true);
+                    }
+                }
+            }
+            Slot::Bridge(sketches) => {
+                let bus = self.take_buses(1);
+                self.edit(|builder| builder.bridge(place, bus..=bus, windows(bus..=bus)));
+                let mut room = Room::of_bus(bus);
+                for (sketch, device) in sketches.iter().zip(0..) {
+                    self.add_device(sketch, at(bus, device), &mut room, false);
+                }
+            }
+        }
+    }
+
+    fn take_buses(&mut self, count: u8) -> u8 {
+        let first = self.bus;
+        self.bus += count;
+        first
+    }
+
+    fn edit(&mut self, change: impl FnOnce(Builder) -> Builder) {
+        self.builder = change(core::mem::take(&mut self.builder));
+    }
+
+    fn add_device(&mut self, device: &Device, at: Bdf, room: &mut Room, is_express: bool) {
+        for (sketch, number) in core::iter::once(&device.first).chain(&device.others).zip(0..) {
+            let blueprint = sketch.blueprint(at.with_function(number), room, is_express);
+            self.edit(|builder| builder.function(blueprint));
+        }
+    }
+}
+
+impl FunctionSketch {
+    fn blueprint(&self, at: Bdf, room: &mut Room, is_express: bool) -> Blueprint {
+        let mut blueprint = Blueprint::endpoint(at);
+        let on_root = at.bus() == 0;
+        let mut index = 0;
+        for bar in &self.bars {
+            let (kind, size, next) = match *bar {
+                BarSketch::Io(exponent) => (BarKind::Io, 4_u64 << (exponent % 7), &mut room.io),
+                BarSketch::Memory32(exponent, prefetchable) => {
+                    (BarKind::Memory32 { prefetchable }, 16 << (exponent % 17), &mut room.memory)
+                }
+                BarSketch::Memory64(exponent, prefetchable) => {
+                    let next = if prefetchable { &mut room.prefetchable } else { &mut room.memory };
+                    (BarKind::Memory64 { prefetchable }, 16 << (exponent % 17), next)
+                }
+            };
+            let registers = if kind.is_64_bit() { 2 } else { 1 };
+            // Behind bridges there is no I/O; what does not fit its bus is left out.
+            if index + registers > 6 || kind == BarKind::Io && !on_root {
+                continue;
+            }
+            blueprint = blueprint.bar(index, kind, size, Room::take(next, size));
+            index += registers;
+        }
+        if let Some(exponent) = self.rom {
+            let size = 0x800 << (exponent % 8);
+            blueprint = blueprint.rom(size, u32::try_from(Room::take(&mut room.memory, size)).unwrap_or(0));
+        }
+        if is_express {
+            let port_type = if on_root { PortType::RootComplexIntegratedEndpoint } else { PortType::Endpoint };
+            blueprint = blueprint.capability(&Capability::Express(port_type));
+        }
+        let mut had = Vec::new();
+        for capability in &self.capabilities {
+            if !had.contains(capability) {
+                had.push(*capability);
+                blueprint = capability.add(blueprint, is_express);
+            }
+        }
+        if self.is_disabled { blueprint.command(Command::empty()) } else { blueprint }
+    }
+}
+
+impl CapabilitySketch {
+    fn add(self, blueprint: Blueprint, is_express: bool) -> Blueprint {
+        let standard = match self {
+            Self::AdvancedFeatures => Some(Capability::AdvancedFeatures),
+            // Without entries: an enabled one cannot be moved, and has its own test.
+            Self::EnhancedAllocation => Some(Capability::EnhancedAllocation(Vec::new())),
+            Self::Msi => Some(Capability::Msi),
+            Self::MsiX => Some(Capability::MsiX { vectors: 16, table: (0, 0x1800), pba: (0, 0x800) }),
+            Self::PowerManagement => Some(Capability::PowerManagement),
+            Self::VendorSpecific => Some(Capability::VendorSpecific([0x1234_5678; 3].to_vec())),
+            Self::VitalProductData => Some(Capability::VitalProductData),
+            _ => None,
+        };
+        if let Some(capability) = standard {
+            return blueprint.capability(&capability);
+        }
+        let extended = match self {
+            Self::Acs => ExtendedCapability::AccessControl,
+            Self::Aer => ExtendedCapability::AdvancedErrorReporting,
+            Self::Ari => ExtendedCapability::Ari { next: 0 },
+            Self::Ats => ExtendedCapability::Ats,
+            Self::L1PmSubstates => ExtendedCapability::L1PmSubstates,
+            Self::Ltr => ExtendedCapability::LatencyToleranceReporting,
+            Self::Ptm => ExtendedCapability::PrecisionTimeMeasurement,
+            Self::ResizableBar => ExtendedCapability::ResizableBar([(0, 0x3f)].to_vec()),
+            _ => return Self::with_virtual_functions(blueprint, is_express),
+        };
+        if is_express { blueprint.extended(&extended) } else { blueprint }
+    }
+
+    fn with_virtual_functions(blueprint: Blueprint, is_express: bool) -> Blueprint {
+        let bar = VfBar { kind: BarKind::Memory64 { prefetchable: true }, size: 0x4000, address: 0 };
+        let sriov = ExtendedCapability::SrIov { total: 8, offset: 128, stride: 2, bars: [(0, bar)].to_vec() };
+        if is_express { blueprint.extended(&sriov) } else { blueprint }
+    }
+}
