@@ -273,12 +273,19 @@ fn an_ari_chain_leads_to_device_one_below_a_root_port() {
 struct Watched {
     machine: Machine,
     asked: BTreeSet<Bdf>,
+    /// Writes through ECAM: function, offset, value.
+    written: Vec<(Bdf, u16, u32)>,
     ports: pci_remap::mechanism::ConfigAddress,
 }
 
 impl Watched {
     fn new(machine: Machine) -> Self {
-        Self { machine, asked: BTreeSet::new(), ports: pci_remap::mechanism::ConfigAddress::default() }
+        Self {
+            machine,
+            asked: BTreeSet::new(),
+            written: Vec::new(),
+            ports: pci_remap::mechanism::ConfigAddress::default(),
+        }
     }
 }
 
@@ -306,6 +313,10 @@ impl Platform for Watched {
     }
 
     fn memory_write(&mut self, address: u64, width: Width, value: u32) {
+        let pieces = self.machine.firmware().ecam.map(|ecam| ecam.pieces(address, width.bytes()));
+        let offset = u16::try_from(address & 0xfff).unwrap();
+        let functions = pieces.into_iter().flatten().map(|piece| piece.access().0.function());
+        self.written.extend(functions.map(|function| (function, offset, value)));
         Platform::memory_write(&mut self.machine, address, width, value);
     }
 }
@@ -324,6 +335,49 @@ fn below_a_root_port_linux_asks_device_zero_only_and_the_others_ask_all() {
     let mut watched = Watched::new(machine(0));
     boot(Kind::Linux61, &mut watched);
     assert!(watched.asked.contains(&bdf("01:1f.0")));
+}
+
+/// What is written to the registers of a function, after the two of `pci_intx_mask_broken`, up to the first one past the ROM.
+fn sizing_writes(kind: Kind) -> Vec<(u16, u32)> {
+    let nic = endpoint("01:00.0").bar(0, MEMORY, 0x2_0000, 0xf780_0000).bar(2, PREFETCHABLE, 0x4000, 0xf782_0000);
+    let mut watched = Watched::new(pc().segment(1).function(nic.rom(0x1_0000, 0)).build().unwrap());
+    boot(kind, &mut watched);
+    let nic = watched.written.iter().filter(|(function, _, _)| *function == bdf("01:00.0"));
+    nic.map(|(_, offset, value)| (*offset, *value)).skip(2).take_while(|(offset, _)| *offset < 0x34).collect()
+}
+
+#[test]
+fn linux_6_1_disables_decoding_for_each_bar_and_6_15_once_for_all() {
+    let (off, on) = ((0x04, 0x0004), (0x04, 0x0007));
+    let one_by_one = [
+        [off, (0x10, !0), (0x10, 0xf780_0000), on].to_vec(),
+        [off, (0x14, !0), (0x14, 0), on].to_vec(),
+        [off, (0x18, !0), (0x18, 0xf782_000c), (0x1c, !0), (0x1c, 0), on].to_vec(),
+        [off, (0x20, !0), (0x20, 0), on].to_vec(),
+        [off, (0x24, !0), (0x24, 0), on].to_vec(),
+        [off, (0x30, 0xffff_f800), (0x30, 0), on].to_vec(),
+    ]
+    .concat();
+    assert_eq!(sizing_writes(Kind::Linux61)[..one_by_one.len()], one_by_one);
+    let batch = [
+        off,
+        (0x10, !0),
+        (0x10, 0xf780_0000),
+        (0x14, !0),
+        (0x14, 0),
+        (0x18, !0),
+        (0x18, 0xf782_000c),
+        (0x1c, !0),
+        (0x1c, 0),
+        (0x20, !0),
+        (0x20, 0),
+        (0x24, !0),
+        (0x24, 0),
+        (0x30, 0xffff_f800),
+        (0x30, 0),
+        on,
+    ];
+    assert_eq!(sizing_writes(Kind::Linux615)[..batch.len()], batch);
 }
 
 #[test]
@@ -635,7 +689,7 @@ fn guests_end_on_hardware_that_answers_nonsense() {
     let constants = [0, !0, 1, 0x0001_0001, 0x8086_8086, 0x7fff_ffff, 0x4040_4040, 0x0101_0101];
     let answers = || {
         let constants = constants.into_iter().map(Answers::Always);
-        let noise = (1..4).flat_map(|seed| [Answers::Noise(seed << 20), Answers::Fixed(seed), Answers::Bridges(seed)]);
+        let noise = (1..3).flat_map(|seed| [Answers::Noise(seed << 20), Answers::Fixed(seed), Answers::Bridges(seed)]);
         constants.chain(noise)
     };
     for kind in Kind::ALL {

@@ -1,4 +1,4 @@
-//! Drivers: `pci_enable_device` and `pci_set_master` for each endpoint that has all it needs.
+//! Drivers: `pci_enable_device` and `pci_set_master` for each function that has one, and all it needs.
 
 use super::Linux;
 use super::resource::{self, Flags, ROM};
@@ -11,10 +11,19 @@ const INTERRUPT_PIN: u16 = 0x3d;
 impl Linux<'_> {
     pub(super) fn load_drivers(&mut self) {
         for dev in 0..self.devices.len() {
-            let device = &self.devices[dev];
-            if device.header == HeaderType::Type0 && device.class.0 != 0 && self.enable_device(dev) {
+            if self.has_driver(dev) && self.enable_device(dev) {
                 self.set_master(dev);
             }
+        }
+    }
+
+    /// Each endpoint has one, and ports have `pcieport` (`pcie_portdrv_probe`). A conventional bridge has none.
+    fn has_driver(&self, dev: usize) -> bool {
+        let device = &self.devices[dev];
+        match device.header {
+            HeaderType::Type0 => device.class.0 != 0,
+            HeaderType::Type1 => device.class.is_pci_bridge() && matches!(device.express, Some((_, 4..=6))),
+            HeaderType::CardBus => false,
         }
     }
 

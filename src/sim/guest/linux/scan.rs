@@ -3,7 +3,7 @@
 use std::format;
 use std::vec::Vec;
 
-use super::{Bus, DOWNSTREAM_PORTS, Linux};
+use super::{Bus, DOWNSTREAM_PORTS, Linux, Release};
 use crate::address::Bdf;
 use crate::sim::guest::capability::{find, find_extended};
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
@@ -12,6 +12,7 @@ use crate::spec::header::HeaderType;
 const STATUS: u16 = 0x06;
 const BUS_NUMBERS: u16 = 0x18;
 const SUBORDINATE: u16 = 0x1a;
+const SECONDARY_STATUS: u16 = 0x1e;
 const BRIDGE_CONTROL: u16 = 0x3e;
 /// Master Abort Mode in Bridge Control.
 const MASTER_ABORT_MODE: u16 = 1 << 5;
@@ -176,6 +177,10 @@ impl Linux<'_> {
             (false, _) => self.number_and_scan(bus, dev, numbers, max, control),
             (true, _) => max,
         };
+        if self.release == Release::V6_15 {
+            // Errors the probing of empty slots left behind; cleared since 6.9.
+            self.write16(dev, SECONDARY_STATUS, 0xffff);
+        }
         self.write16(dev, BRIDGE_CONTROL, control);
         max
     }
