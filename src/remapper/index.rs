@@ -43,8 +43,8 @@ impl<const B: usize> Index<B> {
 
     #[inline]
     pub(super) fn entry(&self, function: Guest<Bdf>) -> Entry {
-        let Some(number) = self.number(function.0.bus()) else { return Entry::Plain };
-        let codes = self.buses.get(number);
+        // Zero wraps to a place no bus has.
+        let codes = self.buses.get(usize::from(code(&self.bus, function.0.bus())).wrapping_sub(1));
         match codes.map_or(PLAIN, |codes| code(codes, function.0.devfn())) {
             PLAIN => Entry::Plain,
             ABSENT => Entry::Absent,

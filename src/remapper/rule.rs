@@ -179,6 +179,7 @@ impl Rules {
 
     #[inline]
     fn code(&self, dword: Dword) -> u8 {
-        self.codes.get(usize::from(dword.index())).copied().unwrap_or(PLAIN)
+        // The mask changes nothing, and tells the compiler so.
+        self.codes.get(usize::from(dword.index() & (Dword::COUNT - 1))).copied().unwrap_or(PLAIN)
     }
 }

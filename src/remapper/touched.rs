@@ -141,8 +141,7 @@ impl Touched {
     }
 
     fn add_window(&mut self, function: &Function, bar: &Bar, host: Host<Span>, trapped: Trapped, is_shown: bool) {
-        // A function has at most seven.
-        let _ = self.windows.push(Window {
+        let mut window = Window {
             kind: bar.kind(),
             dword: bar.dword(function.header_type()),
             size: shown_size(bar),
@@ -154,7 +153,11 @@ impl Touched {
             wanted: 0,
             applied: 0,
             applied_parts: 0,
-        });
+            parts: 0,
+        };
+        window.parts = window.all_parts();
+        // A function has at most seven.
+        let _ = self.windows.push(window);
     }
 
     /// Keeps a BAR in the shadow: address bits are writable, so that sizing falls out (7.5.1.2.1).
