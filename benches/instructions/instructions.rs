@@ -6,7 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::hint::black_box;
+use core::hint::black_box;
 
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EntryPoint, EventKind};
@@ -36,21 +36,21 @@ fn empty(exits: Exits) -> Exits {
 #[library_benchmark(config = at_most("read", 15))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn read_untouched(exits: Exits) -> Exits {
-    let _ = black_box(support::read(exits.remapper(), black_box(exits.untouched())));
+    let _ = black_box(support::read(exits.remapper(), black_box(support::untouched())));
     exits
 }
 
 #[library_benchmark(config = at_most("read", 15))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn read_untouched_bus(exits: Exits) -> Exits {
-    let _ = black_box(support::read(exits.remapper(), black_box(exits.elsewhere())));
+    let _ = black_box(support::read(exits.remapper(), black_box(support::elsewhere())));
     exits
 }
 
 #[library_benchmark(config = at_most("read", 30))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn read_absent(exits: Exits) -> Exits {
-    let _ = black_box(support::read(exits.remapper(), black_box(exits.absent())));
+    let _ = black_box(support::read(exits.remapper(), black_box(support::absent())));
     exits
 }
 
@@ -65,6 +65,14 @@ fn read_redirected(exits: Exits) -> Exits {
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn read_bar(exits: Exits) -> Exits {
     let _ = black_box(support::read(exits.remapper(), black_box(exits.bar())));
+    exits
+}
+
+#[library_benchmark(config = at_most("write", 120))]
+#[benches::of(args = [1, 16, 64], setup = Exits::new)]
+fn write_bar(mut exits: Exits) -> Exits {
+    let bar = black_box(exits.bar());
+    let _ = black_box(support::write(exits.remapper_mut(), bar, black_box(!0)));
     exits
 }
 
@@ -117,6 +125,7 @@ library_benchmark_group!(
         read_absent,
         read_redirected,
         read_bar,
+        write_bar,
         size_bar,
         read_by_ports,
         enable_decoding,

@@ -26,7 +26,7 @@ const MEMORY_SPACE_ENABLE: u32 = Command::MEMORY_SPACE_ENABLE.bits() as u32;
 
 /// A guest whose functions all decode, but for the last one moved: the operations are about that one.
 #[derive(Clone)]
-pub struct Exits {
+pub(crate) struct Exits {
     remapper: Box<Remapper<ROOM>>,
     ports: ConfigAddress,
     moved: Bdf,
@@ -34,7 +34,7 @@ pub struct Exits {
 
 impl Exits {
     /// `count` functions moved on the root bus, from devices 1 to 8 to devices 17 to 24.
-    pub fn new(count: u8) -> Self {
+    pub(crate) fn new(count: u8) -> Self {
         let mut remapper = remapper(count);
         drain(&mut remapper);
         for index in 0..count {
@@ -52,50 +52,50 @@ impl Exits {
         Self { remapper, ports: ConfigAddress::default(), moved: moved(count - 1) }
     }
 
-    pub fn remapper(&self) -> &Remapper<ROOM> {
+    pub(crate) fn remapper(&self) -> &Remapper<ROOM> {
         &self.remapper
     }
 
-    pub fn remapper_mut(&mut self) -> &mut Remapper<ROOM> {
+    pub(crate) fn remapper_mut(&mut self) -> &mut Remapper<ROOM> {
         &mut self.remapper
     }
 
     /// The latch, and the remapper behind it.
-    pub fn ports(&mut self) -> (&mut ConfigAddress, &Remapper<ROOM>) {
+    pub(crate) fn ports(&mut self) -> (&mut ConfigAddress, &Remapper<ROOM>) {
         (&mut self.ports, &self.remapper)
     }
 
-    /// A function of the bus the plan leaves alone.
-    pub fn untouched(&self) -> Guest<Access> {
-        whole(Bdf::new(0, 0x1f, 7).unwrap(), 0)
-    }
-
-    /// A function on a bus the plan leaves alone.
-    pub fn elsewhere(&self) -> Guest<Access> {
-        whole(Bdf::new(0x80, 0, 0).unwrap(), 0)
-    }
-
-    /// Where the moved function was.
-    pub fn absent(&self) -> Guest<Access> {
-        whole(Bdf::new(0, 1, 0).unwrap(), 0)
-    }
-
-    pub fn vendor(&self) -> Guest<Access> {
+    pub(crate) fn vendor(&self) -> Guest<Access> {
         whole(self.moved, 0)
     }
 
-    pub fn bar(&self) -> Guest<Access> {
+    pub(crate) fn bar(&self) -> Guest<Access> {
         whole(self.moved, BAR0)
     }
 
-    pub fn command(&self) -> Guest<Access> {
+    pub(crate) fn command(&self) -> Guest<Access> {
         command(self.moved)
     }
 
     /// What the guest writes to CF8h to reach the Vendor ID.
-    pub fn config_address(&self) -> u32 {
+    pub(crate) fn config_address(&self) -> u32 {
         1 << 31 | u32::from(self.moved.routing_id()) << 8
     }
+}
+
+/// A function the plan leaves alone, on the bus it touches.
+pub(crate) fn untouched() -> Guest<Access> {
+    whole(Bdf::new(0, 0x1f, 7).unwrap(), 0)
+}
+
+/// A function on a bus the plan leaves alone.
+pub(crate) fn elsewhere() -> Guest<Access> {
+    whole(Bdf::new(0x80, 0, 0).unwrap(), 0)
+}
+
+/// Where a moved function was.
+pub(crate) fn absent() -> Guest<Access> {
+    whole(original(0), 0)
 }
 
 fn remapper(count: u8) -> Box<Remapper<ROOM>> {
@@ -135,32 +135,32 @@ fn command(function: Bdf) -> Guest<Access> {
 
 /// What counting costs by itself.
 #[inline(never)]
-pub fn nothing(_: &Remapper<ROOM>, _: Guest<Access>) -> ReadDecision {
+pub(crate) fn nothing(_: &Remapper<ROOM>, _: Guest<Access>) -> ReadDecision {
     ReadDecision::Hide
 }
 
 /// One read.
 #[inline(never)]
-pub fn read(remapper: &Remapper<ROOM>, access: Guest<Access>) -> ReadDecision {
+pub(crate) fn read(remapper: &Remapper<ROOM>, access: Guest<Access>) -> ReadDecision {
     remapper.read(access)
 }
 
 /// One write that changes no mapping.
 #[inline(never)]
-pub fn write(remapper: &mut Remapper<ROOM>, access: Guest<Access>, value: u32) -> WriteDecision {
+pub(crate) fn write(remapper: &mut Remapper<ROOM>, access: Guest<Access>, value: u32) -> WriteDecision {
     remapper.write(access, value).decision
 }
 
 /// How a guest sizes a BAR while decoding is off: all ones in, what stays out.
 #[inline(never)]
-pub fn size(remapper: &mut Remapper<ROOM>, access: Guest<Access>) -> ReadDecision {
+pub(crate) fn size(remapper: &mut Remapper<ROOM>, access: Guest<Access>) -> ReadDecision {
     let _ = remapper.write(access, !0);
     remapper.read(access)
 }
 
 /// The address goes to CF8h, the DWORD comes from CFCh; hardware answers `raw`.
 #[inline(never)]
-pub fn read_by_ports(ports: &mut ConfigAddress, remapper: &Remapper<ROOM>, address: u32, raw: u32) -> u64 {
+pub(crate) fn read_by_ports(ports: &mut ConfigAddress, remapper: &Remapper<ROOM>, address: u32, raw: u32) -> u64 {
     let _ = ports.write(0xcf8, Width::Dword, address);
     let PortAccess::Config(piece) = ports.read(0xcfc, Width::Dword) else { return !0 };
     let dword = match remapper.read(piece.access()) {
@@ -173,13 +173,13 @@ pub fn read_by_ports(ports: &mut ConfigAddress, remapper: &Remapper<ROOM>, addre
 
 /// Memory Space Enable is set, and the windows appear. The answer is the number of changes.
 #[inline(never)]
-pub fn enable(remapper: &mut Remapper<ROOM>, command: Guest<Access>) -> usize {
+pub(crate) fn enable(remapper: &mut Remapper<ROOM>, command: Guest<Access>) -> usize {
     write_and_apply(remapper, command, MEMORY_SPACE_ENABLE)
 }
 
 /// Memory Space Enable is cleared, and the windows vanish.
 #[inline(never)]
-pub fn disable(remapper: &mut Remapper<ROOM>, command: Guest<Access>) -> usize {
+pub(crate) fn disable(remapper: &mut Remapper<ROOM>, command: Guest<Access>) -> usize {
     write_and_apply(remapper, command, 0)
 }
 

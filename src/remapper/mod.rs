@@ -184,8 +184,12 @@ impl<const F: usize> Remapper<F> {
         } else {
             WriteDecision::Redirect { to, value: value & rule.to_hardware | rule.hold }
         };
-        // A BAR that is sized or placed while decoding is off changes nothing.
-        if changed && rule.effect == Effect::Decoding && (touched.reach.is_some() || touched.is_decoding()) {
+        let matters = match rule.effect {
+            Effect::None => false,
+            Effect::Placing => touched.is_decoding,
+            Effect::Decoding => true,
+        };
+        if changed && matters {
             self.settle(index);
         }
         decision
@@ -265,16 +269,11 @@ impl Touched {
     fn claim(&mut self) {
         self.reach = None;
         let command = self.rules.shadow(header::COMMAND);
+        self.is_decoding = command & u32::from((Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE).bits()) != 0;
         for window in &mut self.windows {
             window.claim = window.claim_of(&self.rules, command);
             self.reach = union(self.reach, window.span_at(window.claim));
         }
-    }
-
-    #[inline]
-    fn is_decoding(&self) -> bool {
-        let decoding = Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE;
-        self.rules.shadow(header::COMMAND) & u32::from(decoding.bits()) != 0
     }
 
     /// Whether its windows may have an address of the span.

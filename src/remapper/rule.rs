@@ -16,8 +16,10 @@ const MAX_RULES: usize = 64;
 pub(super) enum Effect {
     /// Nothing.
     None,
-    /// What the function decodes may have changed.
+    /// Whether the function decodes may have changed.
     Decoding,
+    /// Where the function decodes may have changed. It matters while it does.
+    Placing,
 }
 
 /// The rule of one DWORD. Bits that do not come from hardware come from the shadow.

@@ -26,6 +26,8 @@ pub(super) struct Touched {
     pub(super) guest: Option<Bdf>,
     pub(super) rules: Rules,
     pub(super) windows: Vec<Window, 7>,
+    /// Whether the guest lets it decode.
+    pub(super) is_decoding: bool,
     /// The lowest and the highest address its windows claim, to skip it fast.
     pub(super) reach: Option<Span>,
     /// What the host writes before the guest starts.
@@ -47,7 +49,15 @@ const fn low(command: Command) -> u32 {
 impl Touched {
     fn new(function: &Function, guest: Option<Bdf>) -> Self {
         let host = function.bdf().0;
-        Self { host, guest, rules: Rules::new(), windows: Vec::new(), reach: None, preparation: None }
+        Self {
+            host,
+            guest,
+            rules: Rules::new(),
+            windows: Vec::new(),
+            is_decoding: false,
+            reach: None,
+            preparation: None,
+        }
     }
 
     /// A function the guest finds elsewhere.
@@ -168,10 +178,10 @@ impl Touched {
         let [low, high] = halves(address);
         let enable = if kind == BarKind::Rom { ROM_ENABLE } else { 0 };
         self.rules.keep(dword, !0, mask_low & !kind.type_mask() | enable, low | kind.type_bits())?;
-        self.rules.set_off(dword, Effect::Decoding)?;
+        self.rules.set_off(dword, Effect::Placing)?;
         if let Some(upper) = dword.plus(1).filter(|_| kind.is_64_bit()) {
             self.rules.keep(upper, !0, mask_high, high)?;
-            self.rules.set_off(upper, Effect::Decoding)?;
+            self.rules.set_off(upper, Effect::Placing)?;
         }
         Ok(())
     }
