@@ -81,16 +81,16 @@ impl<const F: usize> Remapper<F> {
             Entry::Touched(index) => self.functions.get(index),
         };
         let Some(touched) = touched else { return ReadDecision::Passthrough };
-        let to = Host(access.of(touched.host));
+        let to = || Host(access.of(touched.host));
         match touched.rules.of(access.dword()) {
-            Treatment::Plain => ReadDecision::Redirect { to, splice: Splice::HARDWARE },
+            Treatment::Plain => ReadDecision::Redirect { to: to(), splice: Splice::HARDWARE },
             Treatment::Zero => ReadDecision::Emulate(0),
             Treatment::Rule(rule) if rule.from_hardware == 0 || rule.from_hardware & access.lanes().mask() == 0 => {
                 ReadDecision::Emulate(rule.shadow)
             }
             Treatment::Rule(rule) => {
                 let splice = Splice { hardware: rule.from_hardware, shadow: rule.shadow };
-                ReadDecision::Redirect { to, splice }
+                ReadDecision::Redirect { to: to(), splice }
             }
         }
     }
