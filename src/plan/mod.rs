@@ -20,7 +20,7 @@ use crate::remapper::Remapper;
 use crate::topology::{Topology, TopologyView};
 
 /// Most functions one plan moves, and most it hides.
-pub const MAX_MOVES: usize = 32;
+pub const MAX_MOVES: usize = 64;
 /// Most guest address ranges a plan keeps windows away from.
 pub const MAX_RESERVED: usize = 16;
 

@@ -59,8 +59,11 @@ impl<const B: usize> Index<B> {
     #[inline]
     pub(super) fn entry(&self, function: Guest<Bdf>) -> Entry {
         let number = function.0.bus();
-        let Some(place) = self.place(number) else { return Entry::Plain };
-        let Some(bus) = self.buses.get(place) else { return Entry::Absent };
+        // Zero wraps to a place no bus has.
+        let place = code(&self.bus, number);
+        let Some(bus) = self.buses.get(usize::from(place).wrapping_sub(1)) else {
+            return if place == NOWHERE { Entry::Absent } else { Entry::Plain };
+        };
         match code(&bus.codes, function.0.devfn()) {
             PLAIN if bus.host == number => Entry::Plain,
             PLAIN => Entry::OnBus(bus.host),

@@ -20,6 +20,7 @@ use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{HostWrite, ReadDecision, Splice, WriteDecision};
 use crate::delta::Space;
 use crate::plan::{MAX_RESERVED, Places, Plan, PlanError, Role};
+use crate::spec::header::{self, Command};
 use crate::spec::type1;
 use crate::topology::MAX_ROOT_WINDOWS;
 
@@ -94,16 +95,16 @@ impl<const F: usize> Remapper<F> {
             Entry::Touched(index) => self.functions.get(index),
         };
         let Some(touched) = touched else { return ReadDecision::Passthrough };
-        let to = Host(access.of(touched.host));
+        let to = || Host(access.of(touched.host));
         match touched.rules.of(access.dword()) {
-            Treatment::Plain => ReadDecision::Redirect { to, splice: Splice::HARDWARE },
+            Treatment::Plain => ReadDecision::Redirect { to: to(), splice: Splice::HARDWARE },
             Treatment::Zero => ReadDecision::Emulate(0),
-            Treatment::Rule(rule) if rule.from_hardware & access.lanes().mask() == 0 => {
+            Treatment::Rule(rule) if rule.from_hardware == 0 || rule.from_hardware & access.lanes().mask() == 0 => {
                 ReadDecision::Emulate(rule.shadow)
             }
             Treatment::Rule(rule) => {
                 let splice = Splice { hardware: rule.from_hardware, shadow: rule.shadow };
-                ReadDecision::Redirect { to, splice }
+                ReadDecision::Redirect { to: to(), splice }
             }
         }
     }
@@ -208,6 +209,7 @@ impl<const F: usize> Remapper<F> {
         };
         match rule.effect {
             Effect::Decoding if changed => self.settle(index),
+            Effect::Placing if changed && touched.is_decoding => self.settle(index),
             Effect::BusNumbers if changed => self.renumber(),
             _ => {}
         }
@@ -236,26 +238,33 @@ impl<const F: usize> Remapper<F> {
         self.serve(index);
         let Some(area) = area else { return };
         for later in index.saturating_add(1)..self.functions.len() {
-            let meets = |touched: &Touched| touched.reach.is_some_and(|reach| reach.overlaps(area));
-            if self.functions.get(later).is_some_and(meets) {
+            if self.functions.get(later).is_some_and(|touched| touched.meets(area)) {
                 self.serve(later);
             }
         }
     }
 
-    /// Gives each window of a function the place it claims, unless something comes first there.
+    /// Gives each window of a function the place it claims, unless a reserved range or an earlier window is there.
     fn serve(&mut self, index: usize) {
-        let count = self.functions.get(index).map_or(0, |touched| touched.windows.len());
+        let Some((earlier, [own, ..])) = self.functions.split_at_mut_checked(index) else { return };
+        let reserved = &self.reserved;
+        // Most functions are far from all others. Then only their own windows can meet.
+        let is_near = own.reach.is_some_and(|reach| {
+            reserved.iter().any(|reserved| reserved.0.overlaps(reach)) || earlier.iter().any(|other| other.meets(reach))
+        });
+        let is_taken = |space, span: Span| {
+            space == Space::Memory && reserved.iter().any(|reserved| reserved.0.overlaps(span))
+                || earlier.iter().any(|other| other.meets(span) && other.windows.iter().any(|w| w.claims(space, span)))
+        };
         let mut is_pending = false;
-        for number in 0..count {
-            let wanted = self.window(index, number).map_or(0, |window| match window.span_at(window.claim) {
-                Some(span) if !self.is_taken(index, number, window.space(), span) => window.claim,
-                _ => 0,
+        for number in 0..own.windows.len() {
+            let Some((before, [window, ..])) = own.windows.split_at_mut_checked(number) else { break };
+            let space = window.space();
+            let comes_late = window.span_at(window.claim).is_some_and(|span| {
+                before.iter().any(|other| other.claims(space, span)) || is_near && is_taken(space, span)
             });
-            if let Some(window) = self.functions.get_mut(index).and_then(|touched| touched.windows.get_mut(number)) {
-                window.wanted = wanted;
-                is_pending |= window.is_pending();
-            }
+            window.wanted = if comes_late { 0 } else { window.claim };
+            is_pending |= window.is_pending();
         }
         let listed = u8::try_from(index).is_ok_and(|index| self.pending.contains(&index));
         if is_pending && !listed {
@@ -264,27 +273,16 @@ impl<const F: usize> Remapper<F> {
         }
     }
 
-    fn window(&self, index: usize, number: usize) -> Option<&Window> {
-        self.functions.get(index)?.windows.get(number)
-    }
-
-    /// Whether a reserved range or an earlier window has an address of the span.
-    fn is_taken(&self, index: usize, number: usize, space: Space, span: Span) -> bool {
-        let claims = |window: &Window| {
-            window.space() == space && window.span_at(window.claim).is_some_and(|claim| claim.overlaps(span))
-        };
-        let earlier = self.functions.get(..index).unwrap_or_default().iter();
-        let mut near = earlier.filter(|touched| touched.reach.is_some_and(|reach| reach.overlaps(span)));
-        space == Space::Memory && self.reserved.iter().any(|reserved| reserved.0.overlaps(span))
-            || near.any(|touched| touched.windows.iter().any(claims))
-            || self.functions.get(index).is_some_and(|own| own.windows.iter().take(number).any(claims))
+    /// The windows of all functions with changes.
+    fn pending_windows(&self) -> impl Iterator<Item = &Window> {
+        let functions = self.pending.iter().filter_map(|index| self.functions.get(usize::from(*index)));
+        functions.flat_map(|touched| &touched.windows)
     }
 
     /// Whether a window that shall go away, but is still there, has an address of the span.
     fn is_stale(&self, own: &Window, span: Span) -> bool {
-        let windows = self.pending.iter().filter_map(|index| self.functions.get(usize::from(*index)));
-        windows.flat_map(|touched| &touched.windows).any(|window| {
-            window.applied != window.wanted
+        self.pending_windows().any(|window| {
+            window.is_stale()
                 && window.space() == own.space()
                 && window.span_at(window.applied).is_some_and(|stale| stale.overlaps(span))
         })
@@ -303,10 +301,17 @@ impl Touched {
     /// Takes over from the registers where the windows shall be.
     fn claim(&mut self) {
         self.reach = None;
+        let command = self.rules.shadow(header::COMMAND);
+        self.is_decoding = command & u32::from((Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE).bits()) != 0;
         for window in &mut self.windows {
-            window.claim = window.claim_of(&self.rules);
+            window.claim = window.claim_of(&self.rules, command);
             self.reach = union(self.reach, window.span_at(window.claim));
         }
+    }
+
+    /// Whether its windows may have an address of the span.
+    fn meets(&self, span: Span) -> bool {
+        self.reach.is_some_and(|reach| reach.overlaps(span))
     }
 }
 

@@ -34,6 +34,8 @@ pub struct MapDelta<'r, const F: usize> {
     place: usize,
     window: usize,
     part: u8,
+    /// Whether a window that shall go away is still there when windows appear.
+    is_stale: bool,
     /// Where the change handed out last belongs.
     last: Option<Last>,
 }
@@ -57,7 +59,7 @@ struct Last {
 impl<'r, const F: usize> MapDelta<'r, F> {
     #[inline]
     pub(super) fn new(remapper: &'r mut Remapper<F>) -> Self {
-        Self { remapper, stage: Stage::Conceal, place: 0, window: 0, part: 0, last: None }
+        Self { remapper, stage: Stage::Conceal, place: 0, window: 0, part: 0, is_stale: false, last: None }
     }
 
     /// Whether nothing is due.
@@ -91,10 +93,10 @@ impl<'r, const F: usize> MapDelta<'r, F> {
             while let Some(function) = self.remapper.pending.get(self.place).map(|index| usize::from(*index)) {
                 let windows = self.remapper.functions.get(function).map_or(&[][..], |function| &function.windows);
                 while let Some(window) = windows.get(self.window) {
-                    if let Some((part, change)) = self.due(window) {
+                    if let Some(part) = self.due(window) {
                         self.last = Some(Last { stage: self.stage, function, window: self.window, part });
                         self.part = part.saturating_add(1);
-                        return Some(change);
+                        return self.change(window, part);
                     }
                     self.window = self.window.saturating_add(1);
                     self.part = 0;
@@ -105,7 +107,10 @@ impl<'r, const F: usize> MapDelta<'r, F> {
             self.place = 0;
             self.stage = match self.stage {
                 Stage::Conceal => Stage::Unmap,
-                Stage::Unmap => Stage::Map,
+                Stage::Unmap => {
+                    self.is_stale = self.remapper.pending_windows().any(Window::is_stale);
+                    Stage::Map
+                }
                 Stage::Map | Stage::Done => Stage::Done,
             };
         }
@@ -113,14 +118,29 @@ impl<'r, const F: usize> MapDelta<'r, F> {
         None
     }
 
-    fn due(&self, window: &Window) -> Option<(u8, MapOp)> {
+    /// The part of the window that is next in this stage.
+    #[inline]
+    fn due(&self, window: &Window) -> Option<u8> {
         match self.stage {
             // One change each: once handed out, the next look is at the next window.
-            Stage::Conceal if self.part == 0 => window.conceal().map(|change| (PARTS, change)),
+            Stage::Conceal if self.part == 0 && window.concealed == Concealed::Wanted => Some(PARTS),
             Stage::Conceal | Stage::Done => None,
-            Stage::Unmap => window.unmap(self.part),
+            Stage::Unmap => window.next_unmap(self.part),
             // A window whose place is still taken by one that could not be unmapped waits.
-            Stage::Map => window.map(self.part).filter(|(_, change)| !self.remapper.is_stale(window, change.guest().0)),
+            Stage::Map => window.next_map(self.part).filter(|part| {
+                !self.is_stale
+                    || window.map(*part).is_none_or(|change| !self.remapper.is_stale(window, change.guest().0))
+            }),
+        }
+    }
+
+    #[inline]
+    fn change(&self, window: &Window, part: u8) -> Option<MapOp> {
+        match self.stage {
+            Stage::Conceal => Some(window.conceal()),
+            Stage::Unmap => window.unmap(part),
+            Stage::Map => window.map(part),
+            Stage::Done => None,
         }
     }
 }

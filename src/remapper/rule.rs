@@ -16,10 +16,12 @@ const MAX_RULES: usize = 64;
 pub(super) enum Effect {
     /// Nothing.
     None,
-    /// What the function decodes may have changed.
+    /// Whether the function decodes may have changed.
     Decoding,
     /// Which bus the bridge leads to may have changed.
     BusNumbers,
+    /// Where the function decodes may have changed. It matters while it does.
+    Placing,
 }
 
 /// The rule of one DWORD. Bits that do not come from hardware come from the shadow.
@@ -187,6 +189,7 @@ impl Rules {
 
     #[inline]
     fn code(&self, dword: Dword) -> u8 {
-        self.codes.get(usize::from(dword.index())).copied().unwrap_or(PLAIN)
+        // The mask changes nothing, and tells the compiler so.
+        self.codes.get(usize::from(dword.index() & (Dword::COUNT - 1))).copied().unwrap_or(PLAIN)
     }
 }

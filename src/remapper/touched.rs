@@ -27,6 +27,8 @@ pub(super) struct Touched {
     pub(super) guest: Option<Bdf>,
     pub(super) rules: Rules,
     pub(super) windows: Vec<Window, 7>,
+    /// Whether the guest lets it decode.
+    pub(super) is_decoding: bool,
     /// The lowest and the highest address its windows claim, to skip it fast.
     pub(super) reach: Option<Span>,
     /// For a bridge with virtual bus numbers: the places of the bus it is on, unless that is a root bus, and of the bus
@@ -51,7 +53,16 @@ const fn low(command: Command) -> u32 {
 impl Touched {
     fn new(function: &Function, guest: Option<Bdf>) -> Self {
         let host = function.bdf().0;
-        Self { host, guest, rules: Rules::new(), windows: Vec::new(), reach: None, leads: None, preparation: None }
+        Self {
+            host,
+            guest,
+            rules: Rules::new(),
+            windows: Vec::new(),
+            is_decoding: false,
+            reach: None,
+            leads: None,
+            preparation: None,
+        }
     }
 
     /// A function the guest finds elsewhere.
@@ -165,8 +176,7 @@ impl Touched {
     }
 
     fn add_window(&mut self, function: &Function, bar: &Bar, host: Host<Span>, trapped: Trapped, is_shown: bool) {
-        // A function has at most seven.
-        let _ = self.windows.push(Window {
+        let mut window = Window {
             kind: bar.kind(),
             dword: bar.dword(function.header_type()),
             size: shown_size(bar),
@@ -178,7 +188,11 @@ impl Touched {
             wanted: 0,
             applied: 0,
             applied_parts: 0,
-        });
+            parts: 0,
+        };
+        window.parts = window.all_parts();
+        // A function has at most seven.
+        let _ = self.windows.push(window);
     }
 
     /// Keeps a BAR in the shadow: address bits are writable, so that sizing falls out (7.5.1.2.1).
@@ -196,10 +210,11 @@ impl Touched {
             self.rules.pass(dword, ROM_ENABLE)?;
             self.rules.hold(dword, address)?;
         }
-        self.rules.set_off(dword, Effect::Decoding)?;
+        let effect = if kind == BarKind::Rom { Effect::Decoding } else { Effect::Placing };
+        self.rules.set_off(dword, effect)?;
         if let Some(upper) = dword.plus(1).filter(|_| kind.is_64_bit()) {
             self.rules.keep(upper, !0, mask_high, high)?;
-            self.rules.set_off(upper, Effect::Decoding)?;
+            self.rules.set_off(upper, Effect::Placing)?;
         }
         Ok(())
     }

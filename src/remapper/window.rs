@@ -6,7 +6,7 @@ use crate::access::Dword;
 use crate::address::{Guest, Host, Span};
 use crate::delta::{Backing, MapOp, Space};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
-use crate::spec::header::{self, Command};
+use crate::spec::header::Command;
 use crate::topology::MsiX;
 
 /// Guest-physical addresses have at most 52 bits on every processor with a second stage.
@@ -36,6 +36,8 @@ pub(super) struct Window {
     pub(super) applied: u64,
     /// Which of its parts are there.
     pub(super) applied_parts: u8,
+    /// Which parts it has.
+    pub(super) parts: u8,
 }
 
 /// Which bytes of a window cost an exit.
@@ -71,14 +73,16 @@ impl Window {
 
     /// What the registers of the function ask for. Zero is no address, and neither is one that leaves the space or
     /// reaches its last byte: a BAR that is being sized.
-    pub(super) fn claim_of(&self, rules: &Rules) -> u64 {
+    pub(super) fn claim_of(&self, rules: &Rules, command: u32) -> u64 {
         let enable = match self.space() {
             Space::Memory => Command::MEMORY_SPACE_ENABLE,
             Space::Io => Command::IO_SPACE_ENABLE,
         };
+        if !self.is_shown || command & u32::from(enable.bits()) == 0 {
+            return 0;
+        }
         let low = rules.shadow(self.dword);
-        let rom_off = self.kind == BarKind::Rom && low & ROM_ENABLE == 0;
-        if !self.is_shown || rules.shadow(header::COMMAND) & u32::from(enable.bits()) == 0 || rom_off {
+        if self.kind == BarKind::Rom && low & ROM_ENABLE == 0 {
             return 0;
         }
         let high = match self.dword.plus(1) {
@@ -101,33 +105,41 @@ impl Window {
         if base == 0 { None } else { Span::new(base, self.size) }
     }
 
-    /// The next change of this stage, counting parts from `part` on.
-    pub(super) fn unmap(&self, part: u8) -> Option<(u8, MapOp)> {
-        if self.applied == self.wanted {
-            return None;
-        }
-        (part..PARTS).filter(|part| self.has(*part)).find_map(|part| {
-            let Part { guest, .. } = self.part(part, self.applied)?;
-            Some((part, MapOp::Unmap { guest, space: self.space() }))
-        })
+    /// Whether the window claims an address of the span.
+    pub(super) fn claims(&self, space: Space, span: Span) -> bool {
+        self.space() == space && self.span_at(self.claim).is_some_and(|claim| claim.overlaps(span))
     }
 
-    pub(super) fn map(&self, part: u8) -> Option<(u8, MapOp)> {
-        if self.wanted == 0 || self.applied_parts != 0 && self.applied != self.wanted {
-            return None;
-        }
-        (part..PARTS).filter(|part| !self.has(*part)).find_map(|part| {
-            let Part { guest, host, backing } = self.part(part, self.wanted)?;
-            let prefetchable = self.kind.is_prefetchable();
-            Some((part, MapOp::Map { guest, host, space: self.space(), backing, prefetchable }))
-        })
+    /// Whether it is still where it shall not be.
+    pub(super) const fn is_stale(&self) -> bool {
+        self.applied != 0 && self.applied != self.wanted
     }
 
-    pub(super) fn conceal(&self) -> Option<MapOp> {
-        match self.concealed {
-            Concealed::Applied => None,
-            Concealed::Wanted => Some(MapOp::Conceal { guest: Guest(self.host.0), space: self.space() }),
-        }
+    /// The first part from `part` on that shall go away.
+    #[inline]
+    pub(super) const fn next_unmap(&self, part: u8) -> Option<u8> {
+        if self.is_stale() { first(self.applied_parts, part) } else { None }
+    }
+
+    /// The first part from `part` on that shall be there and is not.
+    #[inline]
+    pub(super) const fn next_map(&self, part: u8) -> Option<u8> {
+        if self.wanted == 0 || self.is_stale() { None } else { first(self.parts & !self.applied_parts, part) }
+    }
+
+    pub(super) fn unmap(&self, part: u8) -> Option<MapOp> {
+        let Part { guest, .. } = self.part(part, self.applied)?;
+        Some(MapOp::Unmap { guest, space: self.space() })
+    }
+
+    pub(super) fn map(&self, part: u8) -> Option<MapOp> {
+        let Part { guest, host, backing } = self.part(part, self.wanted)?;
+        let prefetchable = self.kind.is_prefetchable();
+        Some(MapOp::Map { guest, host, space: self.space(), backing, prefetchable })
+    }
+
+    pub(super) const fn conceal(&self) -> MapOp {
+        MapOp::Conceal { guest: Guest(self.host.0), space: self.space() }
     }
 
     pub(super) fn confirm_unmap(&mut self, part: u8) {
@@ -144,7 +156,8 @@ impl Window {
 
     /// Whether a change is due.
     pub(super) fn is_pending(&self) -> bool {
-        self.concealed == Concealed::Wanted || self.unmap(0).is_some() || self.map(0).is_some()
+        let parts = if self.wanted == 0 { 0 } else { self.parts };
+        self.concealed == Concealed::Wanted || self.applied != self.wanted || self.applied_parts != parts
     }
 
     /// Where hardware has the byte the guest finds at this address, if it is in the window.
@@ -163,8 +176,9 @@ impl Window {
         })
     }
 
-    const fn has(&self, part: u8) -> bool {
-        self.applied_parts & bit(part) != 0
+    /// The parts there are, wherever the window is.
+    pub(super) fn all_parts(&self) -> u8 {
+        (0..PARTS).filter(|part| self.part(*part, 0).is_some()).fold(0, |parts, part| parts | bit(part))
     }
 
     fn part(&self, part: u8, base: u64) -> Option<Part> {
@@ -189,6 +203,16 @@ impl Window {
             host: Host(Span::new(host.start().checked_add(offset)?, host_len)?),
             backing,
         })
+    }
+}
+
+/// The lowest of `parts` from `from` on.
+const fn first(parts: u8, from: u8) -> Option<u8> {
+    match parts & !bit(from).wrapping_sub(1) {
+        0 => None,
+        left if left & bit(0) != 0 => Some(0),
+        left if left & bit(1) != 0 => Some(1),
+        _ => Some(2),
     }
 }
 
