@@ -238,12 +238,12 @@ fn what_makes_no_plan_is_refused_at_once() {
 
 #[test]
 fn a_swap_and_a_chain_lead_to_the_right_memory() {
-    let three = || machine([card("02:00.0", 0xe100_0000), card("00:05.0", 0xf000_0000), card("00:06.0", 0xf000_1000)]);
+    let cards = || machine([card("02:00.0", 0xe100_0000), card("00:05.0", 0xf000_0000), card("00:06.0", 0xf000_1000)]);
     for moves in [
         &[("02:00.0", "00:05.0"), ("00:05.0", "02:00.0")][..],
         &[("02:00.0", "00:05.0"), ("00:05.0", "00:06.0"), ("00:06.0", "02:00.0")],
     ] {
-        let mut vm = moved(three(), moves);
+        let mut vm = moved(cards(), moves);
         let tree = pci_remap::sim::guest::boot(pci_remap::sim::guest::Kind::Linux61, &mut vm).tree;
         for (from, to) in moves {
             let read = tree.device(bdf(to)).unwrap().read(&mut vm, 0, 0x10);
