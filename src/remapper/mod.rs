@@ -30,7 +30,7 @@ use crate::topology::MAX_ROOT_WINDOWS;
 /// then applies the whole delta, then resumes the guest. A guest cannot cause an error.
 ///
 /// `F` counts moved and hidden functions, the ports they left or went behind, and first functions of devices whose
-/// number of functions changes; 4 is enough for one move, 253 is the most.
+/// number of functions changes; 5 is enough for one move, 253 is the most.
 #[derive(Debug, Clone)]
 pub struct Remapper<const F: usize> {
     index: Index<F>,
