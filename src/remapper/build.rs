@@ -1,0 +1,159 @@
+//! Building a remapper from a plan without errors.
+
+use super::Remapper;
+use super::index::{Entry, MAX_FUNCTIONS};
+use super::rule::TooManyRules;
+use super::touched::{Touched, chains_functions};
+use crate::address::{Bdf, Guest, Host};
+use crate::plan::{Places, Plan, PlanError, Role};
+use crate::topology::MAX_ROOT_WINDOWS;
+
+impl<const F: usize> Remapper<F> {
+    pub(crate) fn clear(&mut self) {
+        self.index.clear();
+        self.functions.clear();
+        self.pending.clear();
+        self.reserved.clear();
+        self.roots.clear();
+    }
+
+    pub(crate) fn build(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        self.reserved.extend_from_slice(plan.reserved()).map_err(|_| PlanError::TooManyReserved)?;
+        self.empty_vacated(plan)?;
+        self.add_moved(plan)?;
+        self.add_hidden(plan)?;
+        self.add_ports(plan)?;
+        self.set_multi_function_bits(plan)?;
+        if plan.has_virtual_bus_numbers() {
+            self.virtualize_bus_numbers(plan)?;
+        }
+        for index in 0..self.functions.len() {
+            if let Some(touched) = self.functions.get_mut(index) {
+                touched.claim();
+            }
+            self.serve(index);
+        }
+        Ok(())
+    }
+
+    /// Nothing is at the places of moved and hidden functions, nor on a bus all functions left, nor at the device
+    /// numbers a downstream link does not carry: functions that ignore the device number would answer there.
+    fn empty_vacated(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        for port in plan.ports() {
+            let from = match port.role {
+                Role::Vacant => 0,
+                Role::Guarded | Role::Destination if port.as_upstream => 8,
+                Role::Guarded | Role::Destination | Role::Bystander => continue,
+            };
+            for devfn in from..=u8::MAX {
+                let empty = Guest(Bdf::from_routing_id(u16::from_be_bytes([port.bridge.secondary, devfn])));
+                self.set(empty, Entry::Absent)?;
+            }
+        }
+        let leaving = plan.relocations().iter().map(|relocation| relocation.host).chain(plan.hidden().iter().copied());
+        for Host(host) in leaving {
+            self.set(Guest(host), Entry::Absent)?;
+        }
+        Ok(())
+    }
+
+    fn add_moved(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        let places = Places::find(plan);
+        for (index, relocation) in plan.relocations().iter().copied().enumerate() {
+            let Some(function) = plan.host().function(relocation.host) else { continue };
+            let moved = Touched::moved(plan, &places, index, relocation, function);
+            self.add(moved.map_err(|TooManyRules| PlanError::TooManyRegisters(relocation.host))?)?;
+        }
+        Ok(())
+    }
+
+    fn add_hidden(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        for function in plan.hidden().iter().filter_map(|host| plan.host().function(*host)) {
+            self.add(Touched::hidden(plan, function))?;
+        }
+        Ok(())
+    }
+
+    fn add_ports(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        for port in plan.ports() {
+            // A destination port that shows as it is needs no look.
+            if port.role == Role::Destination && !port.as_upstream && !plan.has_virtual_bus_numbers() {
+                continue;
+            }
+            let bdf = port.function.bdf();
+            if plan.stays(bdf) {
+                self.add(Touched::port(&port).map_err(|TooManyRules| PlanError::TooManyRegisters(bdf))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every bridge keeps its numbers, and leads to the bus the guest means.
+    fn virtualize_bus_numbers(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        let host = plan.host();
+        for function in host.functions() {
+            let bus = function.bdf().0.bus();
+            if host.is_root_bus(bus) && !self.roots.contains(&bus) {
+                self.roots.push(bus).map_err(|bus| PlanError::TooFewBuses(bus, MAX_ROOT_WINDOWS))?;
+            }
+        }
+        for port in plan.ports() {
+            let Guest(bdf) = Guest(port.function.bdf().0);
+            let to = self.index.touch(port.bridge.secondary).map_err(|bus| PlanError::TooFewBuses(bus, F))?;
+            let from = if host.is_root_bus(bdf.bus()) {
+                None
+            } else {
+                Some(self.index.touch(bdf.bus()).map_err(|bus| PlanError::TooFewBuses(bus, F))?)
+            };
+            let touched = self.functions.iter_mut().find(|touched| touched.host == bdf);
+            if let Some(touched) = touched {
+                let kept = touched.virtualize_bus_numbers(port.function, from, to);
+                kept.map_err(|TooManyRules| PlanError::TooManyRegisters(Host(bdf)))?;
+            }
+        }
+        self.renumber();
+        Ok(())
+    }
+
+    /// Function 0 of every device that gains or loses functions says whether there are others, and no longer which.
+    fn set_multi_function_bits(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        let places = plan.relocations().iter().flat_map(|relocation| [relocation.guest, Guest(relocation.host.0)]);
+        for place in places.chain(plan.hidden().iter().map(|hidden| Guest(hidden.0))) {
+            let first = place.map(|place| place.with_function(0));
+            let Some(function) = plan.occupant(first).and_then(|host| plan.host().function(host)) else { continue };
+            let has_siblings = plan.has_siblings(first);
+            let touched = match self.index.entry(first) {
+                Entry::Touched(index) => Some(index),
+                _ if function.is_multi_function() == has_siblings && !chains_functions(function) => None,
+                _ => {
+                    let staying = Touched::without_function_chain(function);
+                    let staying = staying.map_err(|TooManyRules| PlanError::TooManyRegisters(function.bdf()))?;
+                    Some(self.add(staying)?)
+                }
+            };
+            if let Some(touched) = touched.and_then(|index| self.functions.get_mut(index)) {
+                let set = touched.set_multi_function(has_siblings);
+                set.map_err(|TooManyRules| PlanError::TooManyRegisters(function.bdf()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, touched: Touched) -> Result<usize, PlanError> {
+        let index = self.functions.len();
+        let too_few = PlanError::TooFewFunctions(Host(touched.host), F.min(MAX_FUNCTIONS));
+        let guest = touched.guest;
+        if index >= MAX_FUNCTIONS {
+            return Err(too_few);
+        }
+        self.functions.push(touched).map_err(|_| too_few)?;
+        if let Some(guest) = guest {
+            self.set(Guest(guest), Entry::Touched(index))?;
+        }
+        Ok(index)
+    }
+
+    fn set(&mut self, place: Guest<Bdf>, entry: Entry) -> Result<(), PlanError> {
+        self.index.set(place, entry).map_err(|bus| PlanError::TooFewBuses(bus, F))
+    }
+}

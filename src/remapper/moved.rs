@@ -1,0 +1,119 @@
+//! The rules of a function the guest finds at another address.
+
+use super::lists::{hide_capabilities, hide_extended_capabilities};
+use super::rule::{Effect, TooManyRules};
+use super::touched::{Touched, low};
+use super::window::{Trapped, table_pages};
+use crate::address::Guest;
+use crate::delta::Space;
+use crate::plan::{
+    MsixTable, Place, Placement, Places, Plan, Relocation, guest_address, has_page_to_itself, is_reached, shown_size,
+};
+use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
+use crate::spec::header::{self, Command};
+use crate::topology::{Bar, Function};
+
+impl Touched {
+    /// A function the guest finds elsewhere.
+    pub(super) fn moved(
+        plan: &Plan<'_>,
+        places: &Places,
+        index: usize,
+        relocation: Relocation,
+        function: &Function,
+    ) -> Result<Self, TooManyRules> {
+        let mut moved = Self::new(function, Some(relocation.guest.0));
+        for bar in function.bars() {
+            moved.show_bar(plan, places, index, relocation, function, bar)?;
+        }
+        moved.fill_empty_bars(function)?;
+        moved.take_command(function, relocation.placement)?;
+        let rules = &mut moved.rules;
+        // 7.5.1.1.10: starting a self-test may reset the function.
+        rules.fix(header::HEADER_TYPE, 0xff00_0000, 0)?;
+        // The pin is routed by the real position of the function, which the guest does not know: it uses MSI.
+        let line = function.header(header::INTERRUPT) & 0xff;
+        rules.keep(header::INTERRUPT, 0xffff, 0xff, line)?;
+        hide_capabilities(rules, function, |id| MOVED_HIDES.contains(&id))?;
+        hide_extended_capabilities(rules, function, |id| MOVED_HIDES_EXTENDED.contains(&id))?;
+        Ok(moved)
+    }
+
+    fn show_bar(
+        &mut self,
+        plan: &Plan<'_>,
+        places: &Places,
+        index: usize,
+        relocation: Relocation,
+        function: &Function,
+        bar: &Bar,
+    ) -> Result<(), TooManyRules> {
+        let place = places.of(index, bar.number());
+        let is_shown = place != Place::None;
+        if let Some(host) = bar.span().filter(|_| is_reached(plan, relocation.host, bar)) {
+            let table = function.msix().filter(|table| table.bar == bar.number());
+            let trapped = match (bar.space(), table) {
+                (Space::Io, _) => Trapped::All,
+                (Space::Memory, _) if bar.size() < 0x1000 && !has_page_to_itself(plan, function, bar) => Trapped::All,
+                (Space::Memory, Some(table)) if relocation.msix_table == MsixTable::Trapped => {
+                    table_pages(table, shown_size(bar))
+                }
+                (Space::Memory, _) => Trapped::None,
+            };
+            self.add_window(function, bar, host, trapped, is_shown);
+        }
+        let address = match relocation.placement {
+            Placement::GuestAssigns => 0,
+            Placement::PreAssigned => guest_address(place).map_or(0, |Guest(address)| address),
+        };
+        if is_shown { self.keep_bar(function.header_type(), bar, address) } else { Ok(()) }
+    }
+
+    /// The guest's decode enables drive the windows; hardware keeps decoding.
+    fn take_command(&mut self, function: &Function, placement: Placement) -> Result<(), TooManyRules> {
+        let mut decoding = Command::empty();
+        for window in self.windows.iter().filter(|window| window.is_shown) {
+            decoding |= match window.space() {
+                Space::Memory => Command::MEMORY_SPACE_ENABLE,
+                Space::Io => Command::IO_SPACE_ENABLE,
+            };
+        }
+        let start = match placement {
+            Placement::GuestAssigns => Command::empty(),
+            Placement::PreAssigned => decoding,
+        };
+        if !function.command().contains(start) {
+            self.preparation = Some((header::COMMAND, low(function.command() | start)));
+        }
+        let both = low(Command::MEMORY_SPACE_ENABLE | Command::IO_SPACE_ENABLE);
+        self.rules.keep(header::COMMAND, both, low(decoding), low(start))?;
+        self.rules.hold(header::COMMAND, low(decoding))?;
+        self.rules.set_off(header::COMMAND, Effect::Decoding)
+    }
+}
+
+/// Capabilities a moved function does not show: BARs at fixed addresses, and a bridge that renumbers.
+const MOVED_HIDES: [CapabilityId; 2] = [CapabilityId::ENHANCED_ALLOCATION, CapabilityId::FLATTENING_PORTAL_BRIDGE];
+
+/// Extended capabilities a moved function does not show: those that are half of an agreement with the real port, that
+/// name other functions by their address, or that change what a BAR decodes.
+const MOVED_HIDES_EXTENDED: [ExtendedCapabilityId; 18] = [
+    ExtendedCapabilityId::VIRTUAL_CHANNEL,
+    ExtendedCapabilityId::ROOT_COMPLEX_LINK_DECLARATION,
+    ExtendedCapabilityId::MFVC,
+    ExtendedCapabilityId::VIRTUAL_CHANNEL_MFVC,
+    ExtendedCapabilityId::ACS,
+    ExtendedCapabilityId::ARI,
+    ExtendedCapabilityId::ATS,
+    ExtendedCapabilityId::SR_IOV,
+    ExtendedCapabilityId::PAGE_REQUEST,
+    ExtendedCapabilityId::RESIZABLE_BAR,
+    ExtendedCapabilityId::TPH_REQUESTER,
+    ExtendedCapabilityId::LTR,
+    ExtendedCapabilityId::PASID,
+    ExtendedCapabilityId::DPC,
+    ExtendedCapabilityId::L1_PM_SUBSTATES,
+    ExtendedCapabilityId::PTM,
+    ExtendedCapabilityId::VF_RESIZABLE_BAR,
+    ExtendedCapabilityId::DOE,
+];

@@ -1,0 +1,127 @@
+//! The rules of a bridge something left or moved behind.
+
+use super::lists::hide_capabilities;
+use super::rule::{Effect, TooManyRules};
+use super::touched::{Touched, low};
+use crate::access::Dword;
+use crate::address::Host;
+use crate::plan::{Port, Role};
+use crate::spec::capability::CapabilityId;
+use crate::spec::header::{self, Command};
+use crate::spec::{express, type1};
+use crate::topology::Function;
+
+/// The Command bits that make a bridge forward.
+const FORWARDING: Command =
+    Command::IO_SPACE_ENABLE.union(Command::MEMORY_SPACE_ENABLE).union(Command::BUS_MASTER_ENABLE);
+
+/// The Command bits a PCI Express function has (7.5.1.1.3).
+const COMMAND_BITS: Command =
+    FORWARDING.union(Command::PARITY_ERROR_RESPONSE).union(Command::SERR_ENABLE).union(Command::INTERRUPT_DISABLE);
+
+impl Touched {
+    /// A bridge something left or moved behind.
+    pub(super) fn port(port: &Port<'_>) -> Result<Self, TooManyRules> {
+        let mut touched = Self::staying(port.function);
+        match port.role {
+            Role::Vacant => touched.show_conventional_bridge(port)?,
+            Role::Guarded => touched.guard_bridge(port)?,
+            Role::Destination | Role::Bystander => {}
+        }
+        if let Some(express) = port.function.express().filter(|_| port.as_upstream && port.role != Role::Vacant) {
+            let type_and_slot = express::PORT_TYPE | express::SLOT_IMPLEMENTED;
+            touched.rules.fix(express.dword, type_and_slot, express::UPSTREAM_PORT)?;
+        }
+        Ok(touched)
+    }
+
+    /// Lets the guest give the bridge bus numbers hardware never sees.
+    pub(super) fn virtualize_bus_numbers(
+        &mut self,
+        function: &Function,
+        from: Option<usize>,
+        to: usize,
+    ) -> Result<(), TooManyRules> {
+        self.leads = Some((from, to));
+        self.rules.keep(type1::BUS_NUMBERS, !0, !0, function.header(type1::BUS_NUMBERS))?;
+        self.rules.set_off(type1::BUS_NUMBERS, Effect::BusNumbers)
+    }
+
+    /// Nothing is found behind it any more: a plain PCI-to-PCI bridge, which Linux binds no port services to, starts no
+    /// ASPM on and never suspends (`pci_is_pcie` is the first condition of `pci_bridge_d3_possible`). Bus numbers and
+    /// windows show as they are, so that nobody is given them, and every write stays here.
+    fn show_conventional_bridge(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
+        let function = port.function;
+        let rules = &mut self.rules;
+        rules.zero(header::END, Dword::COUNT.saturating_sub(header::END.index()));
+        for dword in [header::ID, header::CLASS] {
+            rules.drop_writes(dword, !0)?;
+        }
+        let writable = low(COMMAND_BITS);
+        rules.keep(header::COMMAND, 0xffff, writable, function.header(header::COMMAND))?;
+        rules.drop_writes(header::COMMAND, !0)?;
+        rules.keep(header::HEADER_TYPE, 0xff00_ffff, 0xffff, function.header(header::HEADER_TYPE))?;
+        rules.drop_writes(header::HEADER_TYPE, !0)?;
+        self.keep_bridge_registers(function)?;
+        let rules = &mut self.rules;
+        // 7.5.1.3.7: Secondary Status of a bridge nothing answers behind.
+        rules.fix(type1::IO_WINDOW, 0xffff_0000, 0)?;
+        rules.keep(header::INTERRUPT, 0xffff, 0xff, function.header(header::INTERRUPT) & 0xff)?;
+        rules.drop_writes(header::CAPABILITIES_POINTER, !0)?;
+        // The subsystem of a bridge is no service; everything else would bring one.
+        for subsystem in function.capabilities().iter().filter(|entry| entry.id == CapabilityId::SUBSYSTEM_ID) {
+            rules.show_read_only(subsystem.dword)?;
+            if let Some(ids) = subsystem.dword.plus(1) {
+                rules.show_read_only(ids)?;
+            }
+        }
+        hide_capabilities(rules, function, |id| id != CapabilityId::SUBSYSTEM_ID)?;
+        for bar in function.bars() {
+            self.keep_bar(function.header_type(), bar, bar.span().map_or(0, |Host(span)| span.start()))?;
+            self.rules.drop_writes(bar.dword(function.header_type()), !0)?;
+        }
+        self.fill_empty_bars(function)?;
+        self.keep_forwarding(function);
+        Ok(())
+    }
+
+    /// Something is still found behind it: it stays a port, but the routing hardware needs is not the guest's to change.
+    fn guard_bridge(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
+        self.rules.keep(header::COMMAND, low(FORWARDING), low(FORWARDING), port.function.header(header::COMMAND))?;
+        self.rules.hold(header::COMMAND, low(FORWARDING))?;
+        self.keep_bridge_registers(port.function)?;
+        self.keep_forwarding(port.function);
+        Ok(())
+    }
+
+    /// Bus numbers, windows and Bridge Control read back what the guest writes, and stay as they are in hardware.
+    fn keep_bridge_registers(&mut self, function: &Function) -> Result<(), TooManyRules> {
+        let header = |dword| function.header(dword);
+        self.rules.keep(type1::BUS_NUMBERS, !0, !0, header(type1::BUS_NUMBERS))?;
+        // 7.5.1.3.6: a window that is not implemented is zero and read-only.
+        let io = header(type1::IO_WINDOW) & 0xffff;
+        let io_writable = if io == 0 { 0 } else { 0xf0f0 };
+        self.rules.keep(type1::IO_WINDOW, 0xffff, io_writable, io)?;
+        let has_io_upper = io & 0xf == 1;
+        self.rules.keep(type1::IO_UPPER, !0, if has_io_upper { !0 } else { 0 }, header(type1::IO_UPPER))?;
+        self.rules.keep(type1::MEMORY_WINDOW, !0, 0xfff0_fff0, header(type1::MEMORY_WINDOW) & 0xfff0_fff0)?;
+        let prefetchable = header(type1::PREFETCHABLE_WINDOW);
+        let writable = if prefetchable == 0 { 0 } else { 0xfff0_fff0 };
+        self.rules.keep(type1::PREFETCHABLE_WINDOW, !0, writable, prefetchable)?;
+        let upper = if prefetchable & 0xf == 1 { !0 } else { 0 };
+        for dword in [type1::PREFETCHABLE_BASE_UPPER, type1::PREFETCHABLE_LIMIT_UPPER] {
+            self.rules.keep(dword, !0, upper, header(dword))?;
+        }
+        // 7.5.1.3.13, and the discard timers of conventional bridges in bits 11:8.
+        let control = header(type1::BRIDGE_CONTROL);
+        self.rules.keep(type1::BRIDGE_CONTROL, 0xffff_0000, 0x0fff_0000, control)
+    }
+
+    /// The function behind the bridge is reached as long as the bridge forwards.
+    fn keep_forwarding(&mut self, function: &Function) {
+        let command = function.command();
+        if !command.contains(FORWARDING) {
+            self.preparation = Some((header::COMMAND, low(command | FORWARDING)));
+        }
+    }
+}
