@@ -3,11 +3,12 @@
 //! A guest of [`sim::guest`](super::guest) runs on anything that is a [`Platform`]: on the bare
 //! [`Machine`](super::machine::Machine), or on a [`Vm`](super::vm::Vm), the same machine behind a remapper.
 
+use core::time::Duration;
 use std::ops::RangeInclusive;
 use std::vec::Vec;
 
 use crate::access::Width;
-use crate::address::Span;
+use crate::address::{Bdf, Span};
 use crate::delta::Space;
 use crate::mechanism::Ecam;
 
@@ -27,6 +28,28 @@ pub trait Platform {
 
     /// A store.
     fn memory_write(&mut self, address: u64, width: Width, value: u32);
+
+    /// Lets time pass: links train, functions get ready after a reset. Does nothing where no time is simulated.
+    fn elapse(&mut self, _time: Duration) {}
+
+    /// Suspend to RAM and the wake-up after it: everything but memory loses power, and firmware brings the machine up
+    /// again before the software goes on. Does nothing where no power is simulated.
+    fn suspend_to_ram(&mut self) {}
+
+    /// Lets the function at an address signal its interrupt `vector`. The message that reaches the processors; `None`
+    /// when none does, as the function may not signal or something on the way does not forward it.
+    fn signal(&mut self, _function: Bdf, _vector: u16) -> Option<Message> {
+        None
+    }
+}
+
+/// A Message Signaled Interrupt: a write that reaches the processors' interrupt controllers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    /// Where it goes.
+    pub address: u64,
+    /// What it says.
+    pub data: u32,
 }
 
 /// What the ACPI tables (or a device tree) of one PCI segment group say.
