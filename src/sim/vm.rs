@@ -4,6 +4,7 @@
 //! on the [`Machine`], applies the delta, and routes the guest's memory accesses through what was applied. It also
 //! keeps watch: a host write that no plan allows stops the run.
 
+use core::time::Duration;
 use std::boxed::Box;
 use std::vec::Vec;
 
@@ -359,6 +360,10 @@ fn apply(
 impl Platform for Vm {
     fn firmware(&self) -> &Firmware {
         self.machine.firmware()
+    }
+
+    fn elapse(&mut self, time: Duration) {
+        self.machine.elapse(time);
     }
 
     fn port_read(&mut self, port: u16, width: Width) -> u32 {

@@ -150,6 +150,7 @@ impl Machine {
             memory: std::collections::BTreeMap::new(),
             conflicts: Vec::new(),
             unsupported: 0,
+            now: core::time::Duration::ZERO,
         };
         for index in 0..machine.functions.len() {
             machine.attach(FunctionId(index))?;

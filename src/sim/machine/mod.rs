@@ -33,6 +33,7 @@ mod function;
 mod routing;
 mod structures;
 
+use core::time::Duration;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -68,9 +69,20 @@ pub struct Machine {
     memory: BTreeMap<(FunctionId, usize, u64), u32>,
     conflicts: Vec<Conflict>,
     unsupported: u64,
+    now: Duration,
 }
 
 impl Machine {
+    /// Lets time pass. Nothing else does: accesses take none.
+    pub fn elapse(&mut self, time: Duration) {
+        self.now = self.now.saturating_add(time);
+    }
+
+    /// The time since the machine was built.
+    pub fn now(&self) -> Duration {
+        self.now
+    }
+
     /// What firmware tables say.
     pub fn firmware(&self) -> &Firmware {
         &self.firmware
@@ -216,6 +228,10 @@ impl Machine {
 impl Platform for Machine {
     fn firmware(&self) -> &Firmware {
         &self.firmware
+    }
+
+    fn elapse(&mut self, time: Duration) {
+        self.elapse(time);
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "a port access is at most four bytes")]
