@@ -46,6 +46,7 @@ struct Readme;
 extern crate std;
 
 pub mod access;
+pub mod acpi;
 pub mod address;
 pub mod decision;
 pub mod delta;

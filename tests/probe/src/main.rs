@@ -3,6 +3,7 @@
 #![no_std]
 #![no_main]
 
+mod acpi;
 #[cfg(feature = "display")]
 mod display;
 
@@ -131,6 +132,7 @@ pub extern "C" fn _start() -> ! {
         span: Host(Span::any()),
         space: Space::any(),
     }));
+    acpi::all();
     let mut remapper = Remapper::<16>::new();
     for topology in [&topology, &known] {
         if let Ok(plan) = plan(topology) {
