@@ -1,0 +1,237 @@
+//! What a vCPU's exit reaches: configuration space by both mechanisms, device windows, and the few ports of a PC.
+
+use std::fmt;
+
+use pci_remap::mechanism::{ConfigAddress, Ecam, PortAccess};
+use pci_remap::sim::vm::TOUCHED;
+use pci_remap::topology::ConfigSpace;
+use pci_remap::{Access, Bdf, Guest, Host, MapDelta, ReadDecision, Remapper, Space, Translation, Width, WriteDecision};
+
+use crate::console::Port;
+use crate::hardware::Hardware;
+use crate::second_stage::SecondStage;
+
+/// The serial port, COM1.
+pub const SERIAL: u16 = 0x3f8;
+/// The reset control register of PC chipsets; the ACPI tables name it too.
+pub const RESET: u16 = 0xcf9;
+/// The ACPI sleep control and status registers.
+pub const SLEEP: u16 = 0x600;
+/// A byte written here ends the guest with that exit status.
+pub const EXIT: u16 = 0xf4;
+/// A Routing ID written here makes the simulated function the guest has there send its MSI.
+pub const DOORBELL: u16 = 0xf8;
+
+/// How a guest ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// It wants to start again.
+    Reset,
+    /// It is done, with this exit status.
+    SwitchedOff(u8),
+}
+
+/// What the guest's exits were for.
+#[derive(Debug, Default)]
+pub struct Counts {
+    config: u64,
+    windows: u64,
+    elsewhere: u64,
+    ports: u64,
+    slots: u64,
+}
+
+pub struct Bus {
+    remapper: Box<Remapper<TOUCHED>>,
+    hardware: Hardware,
+    second_stage: SecondStage,
+    config_address: ConfigAddress,
+    ecam: Ecam,
+    serial: Port,
+    counts: Counts,
+}
+
+impl Bus {
+    /// Applies what is due before the guest starts.
+    pub fn new(
+        mut remapper: Box<Remapper<TOUCHED>>,
+        hardware: Hardware,
+        mut second_stage: SecondStage,
+        serial: Port,
+    ) -> Self {
+        apply(remapper.pending(), &mut second_stage, &hardware);
+        let ecam = hardware.ecam();
+        let config_address = ConfigAddress::default();
+        Self { remapper, hardware, second_stage, config_address, ecam, serial, counts: Counts::default() }
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts { slots: self.second_stage.changes(), ..self.counts }
+    }
+
+    pub fn port_read(&mut self, port: u16, data: &mut [u8]) {
+        let Some(width) = width(data.len()) else { return data.fill(0xff) };
+        let value = match self.config_address.read(port, width) {
+            PortAccess::Latch(value) => value.into(),
+            PortAccess::Config(piece) => piece.answer(!0, self.config_read(piece.access())),
+            PortAccess::Forward => return self.device_port_read(port, data),
+        };
+        data.copy_from_slice(&value.to_le_bytes()[..data.len()]);
+    }
+
+    pub fn port_write(&mut self, port: u16, data: &[u8]) -> Option<Stop> {
+        let width = width(data.len())?;
+        let value = little_endian(data);
+        match self.config_address.write(port, width, value as u32) {
+            PortAccess::Latch(_) => None,
+            PortAccess::Config(piece) => {
+                self.config_write(piece.access(), piece.lanes_of(value));
+                None
+            }
+            PortAccess::Forward => self.device_port_write(port, data),
+        }
+    }
+
+    pub fn memory_read(&mut self, address: u64, data: &mut [u8]) {
+        let mut pieces = self.ecam.pieces(address, data.len() as u8).peekable();
+        if pieces.peek().is_none() {
+            return self.window_read(Space::Memory, address, data);
+        }
+        let value = pieces.fold(!0, |value, piece| piece.answer(value, self.config_read(piece.access())));
+        data.copy_from_slice(&value.to_le_bytes()[..data.len()]);
+    }
+
+    pub fn memory_write(&mut self, address: u64, data: &[u8]) {
+        let mut pieces = self.ecam.pieces(address, data.len() as u8).peekable();
+        if pieces.peek().is_none() {
+            self.window_write(Space::Memory, address, data);
+        }
+        for piece in pieces {
+            self.config_write(piece.access(), piece.lanes_of(little_endian(data)));
+        }
+    }
+
+    fn config_read(&mut self, access: Guest<Access>) -> u32 {
+        self.counts.config += 1;
+        match self.remapper.read(access) {
+            ReadDecision::Passthrough => self.hardware.read(Host(access.0)),
+            ReadDecision::Hide => !0,
+            ReadDecision::Emulate(value) => value,
+            ReadDecision::Redirect { to, splice } => splice.apply(self.hardware.read(to)),
+        }
+    }
+
+    fn config_write(&mut self, access: Guest<Access>, value: u32) {
+        self.counts.config += 1;
+        let outcome = self.remapper.write(access, value);
+        match outcome.decision {
+            WriteDecision::Passthrough => self.hardware.write(Host(access.0), value),
+            WriteDecision::Hide | WriteDecision::Emulate => {}
+            WriteDecision::Redirect { to, value } => self.hardware.write(to, value),
+        }
+        apply(outcome.delta, &mut self.second_stage, &self.hardware);
+    }
+
+    /// Reads what has no slot, as one access where all of it is in one place.
+    fn window_read(&mut self, space: Space, address: u64, data: &mut [u8]) {
+        match self.place(space, address, data.len()) {
+            Some(Translation::Host(Host(host))) => self.hardware.window_read(space, host, data),
+            Some(Translation::Untouched) => self.hardware.untouched_read(space, address, data),
+            Some(Translation::Absent) => data.fill(0xff),
+            None => (address..).zip(data.chunks_mut(1)).for_each(|(at, byte)| self.window_read(space, at, byte)),
+        }
+    }
+
+    fn window_write(&mut self, space: Space, address: u64, data: &[u8]) {
+        match self.place(space, address, data.len()) {
+            Some(Translation::Host(Host(host))) => self.hardware.window_write(space, host, data),
+            Some(Translation::Untouched) => self.hardware.untouched_write(space, address, data),
+            Some(Translation::Absent) => {}
+            None => (address..).zip(data.chunks(1)).for_each(|(at, byte)| self.window_write(space, at, byte)),
+        }
+    }
+
+    /// Where an access goes, if all of it goes to one place.
+    fn place(&mut self, space: Space, address: u64, len: usize) -> Option<Translation> {
+        let first = self.remapper.translate(space, Guest(address));
+        let beyond = len as u64 - 1;
+        let last = self.remapper.translate(space, Guest(address.wrapping_add(beyond)));
+        let in_one_place = match (first, last) {
+            (Translation::Host(Host(first)), Translation::Host(Host(last))) => first.wrapping_add(beyond) == last,
+            (first, last) => first == last,
+        };
+        match first {
+            _ if !in_one_place => return None,
+            Translation::Untouched => self.counts.elsewhere += 1,
+            Translation::Host(_) | Translation::Absent => self.counts.windows += 1,
+        }
+        Some(first)
+    }
+
+    fn device_port_read(&mut self, port: u16, data: &mut [u8]) {
+        self.counts.ports += 1;
+        match port {
+            SERIAL..=0x3ff if data.len() == 1 => data[0] = self.serial.read((port - SERIAL) as u8),
+            // Nothing in the keyboard controller; a clock without battery; nothing to wake up from.
+            0x64 | 0x71 | SLEEP..=0x601 => data.fill(0),
+            _ => self.window_read(Space::Io, port.into(), data),
+        }
+    }
+
+    fn device_port_write(&mut self, port: u16, data: &[u8]) -> Option<Stop> {
+        self.counts.ports += 1;
+        match (port, data) {
+            (SERIAL..=0x3ff, [byte]) => self.serial.write((port - SERIAL) as u8, *byte),
+            (EXIT, [status, ..]) => return Some(Stop::SwitchedOff(*status)),
+            // Sleep Enable, bit 5. There is only S5.
+            (SLEEP, [control]) if control & 0x20 != 0 => return Some(Stop::SwitchedOff(0)),
+            (RESET, [control]) if control & 0x04 != 0 => return Some(Stop::Reset),
+            // The keyboard controller's way to reset.
+            (0x64, [0xfe]) => return Some(Stop::Reset),
+            (DOORBELL, [low, high, ..]) => self.ring(Guest(Bdf::from_routing_id(u16::from_le_bytes([*low, *high])))),
+            (0x64 | SLEEP | RESET, _) => {}
+            _ => self.window_write(Space::Io, port.into(), data),
+        }
+        None
+    }
+
+    fn ring(&mut self, guest: Guest<Bdf>) {
+        let host = match self.remapper.to_host(guest) {
+            Some(host) => host,
+            None => Some(Host(guest.0)),
+        };
+        if let Some(host) = host {
+            self.hardware.ring(host);
+        }
+    }
+}
+
+/// All of a delta, before the guest runs again.
+fn apply(mut delta: MapDelta<'_, TOUCHED>, second_stage: &mut SecondStage, hardware: &Hardware) {
+    while let Some(change) = delta.next() {
+        if second_stage.apply(change, hardware) {
+            delta.confirm();
+        }
+    }
+}
+
+fn width(len: usize) -> Option<Width> {
+    match len {
+        1 => Some(Width::Byte),
+        2 => Some(Width::Word),
+        4 => Some(Width::Dword),
+        _ => None,
+    }
+}
+
+fn little_endian(data: &[u8]) -> u64 {
+    data.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { config, windows, elsewhere, ports, slots } = self;
+        write!(f, "{config} configuration accesses, {slots} slot changes; exits: {windows} for trapped windows, ")?;
+        write!(f, "{elsewhere} for other memory, {ports} for other ports")
+    }
+}

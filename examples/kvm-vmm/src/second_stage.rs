@@ -1,0 +1,82 @@
+//! The second stage: KVM memory slots, made and deleted as the remapper's changes say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use pci_remap::{Backing, MapOp, Space};
+
+use crate::hardware::Hardware;
+use crate::memory::RAM_SLOT;
+
+/// The slots of device memory, by the guest address they start at. What has no slot exits.
+pub struct SecondStage {
+    vm: Arc<VmFd>,
+    slots: BTreeMap<u64, u32>,
+    changes: u64,
+    verbose: bool,
+}
+
+impl SecondStage {
+    pub fn new(vm: Arc<VmFd>, verbose: bool) -> Self {
+        Self { vm, slots: BTreeMap::new(), changes: 0, verbose }
+    }
+
+    /// Number of slots made and deleted.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Whether the change is in force. One that KVM refuses stays due, and comes again with the next delta.
+    pub fn apply(&mut self, change: MapOp, hardware: &Hardware) -> bool {
+        if self.verbose {
+            eprintln!("kvm-vmm: {change}");
+        }
+        let applied = match change {
+            MapOp::Map { guest, host, space: Space::Memory, backing: Backing::Direct, .. } => {
+                match hardware.mapping_of(host) {
+                    Some(address) => self.add(guest.0.start(), guest.0.len(), address),
+                    // The device cannot be mapped there: its accesses exit, and are forwarded.
+                    None => Ok(()),
+                }
+            }
+            MapOp::Unmap { guest, space: Space::Memory } => self.delete(guest.0.start()),
+            // Without a slot everything exits: trapped windows, ports, and the host's own addresses, which mean nothing
+            // to a guest that is not identity mapped.
+            MapOp::Map { .. } | MapOp::Unmap { .. } | MapOp::Conceal { .. } => Ok(()),
+        };
+        if let Err(error) = applied {
+            eprintln!("kvm-vmm: {change}: KVM refuses: {error}");
+        }
+        applied.is_ok()
+    }
+
+    fn add(&mut self, guest: u64, len: u64, address: u64) -> Result<(), kvm_ioctls::Error> {
+        let slot = (RAM_SLOT + 1..).find(|slot| !self.slots.values().any(|used| used == slot)).unwrap_or(u32::MAX);
+        self.set(slot, guest, len, address)?;
+        self.slots.insert(guest, slot);
+        Ok(())
+    }
+
+    fn delete(&mut self, guest: u64) -> Result<(), kvm_ioctls::Error> {
+        let Some(slot) = self.slots.get(&guest).copied() else { return Ok(()) };
+        self.set(slot, guest, 0, 0)?;
+        self.slots.remove(&guest);
+        Ok(())
+    }
+
+    fn set(&mut self, slot: u32, guest: u64, len: u64, address: u64) -> Result<(), kvm_ioctls::Error> {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: guest,
+            memory_size: len,
+            userspace_addr: address,
+        };
+        // SAFETY: a mapping of a device lives until the vCPU has ended; a length of zero deletes the slot.
+        unsafe { self.vm.set_user_memory_region(region) }?;
+        self.changes += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! The virtual machine and its processor, which starts in 64-bit mode.
+
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::Failure;
+use crate::boot::Start;
+use crate::bus::{Bus, Stop};
+use crate::memory::Ram;
+
+// Tables below the boot parameters and above.
+const GDT: u64 = 0x500;
+const STACK: u64 = 0x6ff0;
+const PAGE_TABLES: u64 = 0x9000;
+/// How much is mapped, one to one: every window of a machine below 64 GiB.
+const MAPPED_GIB: u64 = 64;
+
+/// A machine with interrupt controllers and a timer.
+pub fn machine(kvm: &Kvm) -> Result<Arc<VmFd>, Failure> {
+    let failed = |what| move |error| Failure::Kvm(what, error);
+    let vm = kvm.create_vm().map_err(failed("a virtual machine"))?;
+    vm.set_identity_map_address(0xfffb_c000).map_err(failed("its identity map"))?;
+    vm.set_tss_address(0xfffb_d000).map_err(failed("its task state"))?;
+    vm.create_irq_chip().map_err(failed("interrupt controllers"))?;
+    let timer = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+    vm.create_pit2(timer).map_err(failed("a timer"))?;
+    Ok(Arc::new(vm))
+}
+
+pub struct Vcpu {
+    vcpu: VcpuFd,
+}
+
+impl Vcpu {
+    pub fn new(kvm: &Kvm, vm: &VmFd, ram: &Ram, start: Start) -> Result<Self, Failure> {
+        let failed = |error| Failure::Kvm("a processor", error);
+        let vcpu = vm.create_vcpu(0).map_err(failed)?;
+        let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed)?;
+        for leaf in cpuid.as_mut_slice().iter_mut().filter(|leaf| leaf.function == 1) {
+            // The local APIC's ID is 0; there are a TSC deadline timer and a hypervisor.
+            leaf.ebx &= 0x00ff_ffff;
+            leaf.ecx |= 1 << 24 | 1 << 31;
+        }
+        vcpu.set_cpuid2(&cpuid).map_err(failed)?;
+        let mut special = vcpu.get_sregs().map_err(failed)?;
+        enter_long_mode(&mut special, ram)?;
+        vcpu.set_sregs(&special).map_err(failed)?;
+        let registers =
+            kvm_regs { rip: start.entry, rsi: start.parameters, rsp: STACK, rflags: 2, ..Default::default() };
+        vcpu.set_regs(&registers).map_err(failed)?;
+        Ok(Self { vcpu })
+    }
+
+    /// Runs until the guest ends.
+    pub fn run(mut self, bus: &mut Bus) -> Result<Stop, Failure> {
+        let why = loop {
+            match self.vcpu.run() {
+                Ok(VcpuExit::IoIn(port, data)) => bus.port_read(port, data),
+                Ok(VcpuExit::IoOut(port, data)) => {
+                    if let Some(stop) = bus.port_write(port, data) {
+                        return Ok(stop);
+                    }
+                }
+                Ok(VcpuExit::MmioRead(address, data)) => bus.memory_read(address, data),
+                Ok(VcpuExit::MmioWrite(address, data)) => bus.memory_write(address, data),
+                Ok(VcpuExit::Intr) => {}
+                Ok(VcpuExit::Shutdown) => break "a triple fault".into(),
+                Ok(VcpuExit::InternalError) => break "KVM cannot emulate an instruction".into(),
+                Ok(other) => break format!("KVM stops with {other:?}"),
+                Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {}
+                Err(error) => break error.to_string(),
+            }
+        };
+        let at = self.vcpu.get_regs().map_or(0, |registers| registers.rip);
+        Err(Failure::Guest(format!("{why}, at {at:#x}")))
+    }
+}
+
+/// 64-bit mode with flat segments and an identity map.
+fn enter_long_mode(registers: &mut kvm_sregs, ram: &Ram) -> Result<(), Failure> {
+    let segment = |selector, type_, long| kvm_segment {
+        limit: 0xffff_ffff,
+        selector,
+        type_,
+        present: 1,
+        s: 1,
+        l: long,
+        db: 1 - long,
+        g: 1,
+        ..Default::default()
+    };
+    // Linux's boot protocol names the selectors.
+    let (code, data) = (segment(0x10, 0xb, 1), segment(0x18, 0x3, 0));
+    registers.cs = code;
+    for register in [&mut registers.ds, &mut registers.es, &mut registers.fs, &mut registers.gs, &mut registers.ss] {
+        *register = data;
+    }
+    let descriptors = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff_u64];
+    (registers.gdt.base, registers.gdt.limit) = (GDT, size_of_val(&descriptors) as u16 - 1);
+    let (pml4, pdpt, directories) = (PAGE_TABLES, PAGE_TABLES + 0x1000, PAGE_TABLES + 0x2000);
+    let write =
+        |at, value: u64| ram.write_obj(value, GuestAddress(at)).map_err(|error| Failure::Memory(error.to_string()));
+    (GDT..).step_by(8).zip(descriptors).try_for_each(|(at, descriptor)| write(at, descriptor))?;
+    // Present and writable; in a directory, pages of 2 MiB.
+    write(pml4, pdpt | 3)?;
+    for gib in 0..MAPPED_GIB {
+        let directory = directories + gib * 0x1000;
+        write(pdpt + gib * 8, directory | 3)?;
+        (0..512).try_for_each(|page| write(directory + page * 8, gib << 30 | page << 21 | 0x83))?;
+    }
+    registers.cr3 = pml4;
+    // PAE; paging and protection; long mode enabled and active.
+    registers.cr4 |= 1 << 5;
+    registers.cr0 |= 1 << 31 | 1;
+    registers.efer |= 1 << 8 | 1 << 10;
+    Ok(())
+}
