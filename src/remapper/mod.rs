@@ -16,9 +16,9 @@ use heapless::Vec;
 
 use self::index::{Entry, Index};
 use self::rule::{Effect, Treatment};
-use self::touched::Touched;
+use self::touched::{Preparation, Touched};
 use self::window::Window;
-use crate::access::{Access, Lanes};
+use crate::access::Access;
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{HostWrite, ReadDecision, Splice, WriteDecision};
 use crate::delta::Space;
@@ -125,11 +125,14 @@ impl<const F: usize> Remapper<F> {
         MapDelta::new(self)
     }
 
-    /// What the host writes before the guest starts, so that moved functions are reached.
+    /// What the host writes before the guest starts: bridges on the way to moved functions forward, are awake, and
+    /// signal nothing the guest cannot see.
     pub fn preparation(&self) -> impl Iterator<Item = HostWrite> {
-        self.functions.iter().filter_map(|touched| {
-            let (dword, value) = touched.preparation?;
-            Some(HostWrite { to: Host(Access::new(touched.host, dword, Lanes::run(0, 2)?)), value })
+        self.functions.iter().flat_map(|touched| {
+            touched.preparation.iter().map(|Preparation { dword, lanes, value }| HostWrite {
+                to: Host(Access::new(touched.host, *dword, *lanes)),
+                value: *value,
+            })
         })
     }
 

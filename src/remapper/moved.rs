@@ -82,9 +82,7 @@ impl Touched {
             Placement::GuestAssigns => Command::empty(),
             Placement::PreAssigned => decoding,
         };
-        if !function.command().contains(start) {
-            self.preparation = Some((header::COMMAND, low(function.command() | start)));
-        }
+        self.prepare(header::COMMAND, low(start), low(start), low(function.command()));
         let both = low(Command::MEMORY_SPACE_ENABLE | Command::IO_SPACE_ENABLE);
         self.rules.keep(header::COMMAND, both, low(decoding), low(start))?;
         self.rules.hold(header::COMMAND, low(decoding))?;

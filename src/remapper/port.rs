@@ -6,9 +6,9 @@ use super::touched::{Touched, low};
 use crate::access::Dword;
 use crate::address::Host;
 use crate::plan::{Port, Role};
-use crate::spec::capability::CapabilityId;
+use crate::spec::capability::{CapabilityId, ExtendedCapabilityId, extended_control_dword};
 use crate::spec::header::{self, Command};
-use crate::spec::{express, type1};
+use crate::spec::{express, power_management, type1};
 use crate::topology::Function;
 
 /// The Command bits that make a bridge forward.
@@ -82,6 +82,7 @@ impl Touched {
         }
         self.fill_empty_bars(function)?;
         self.keep_forwarding(function);
+        self.silence(function);
         Ok(())
     }
 
@@ -117,11 +118,42 @@ impl Touched {
         self.rules.keep(type1::BRIDGE_CONTROL, 0xffff_0000, 0x0fff_0000, control)
     }
 
-    /// The function behind the bridge is reached as long as the bridge forwards.
+    /// The function behind the bridge is reached as long as the bridge forwards and is awake.
     fn keep_forwarding(&mut self, function: &Function) {
-        let command = function.command();
-        if !command.contains(FORWARDING) {
-            self.preparation = Some((header::COMMAND, low(command | FORWARDING)));
+        self.prepare(header::COMMAND, low(FORWARDING), low(FORWARDING), low(function.command()));
+        if let Some(power) = function.capabilities().iter().find(|entry| entry.id == CapabilityId::POWER_MANAGEMENT)
+            && let Some(control) = power.dword.plus(power_management::CONTROL)
+        {
+            self.prepare(control, power_management::POWER_STATE, 0, power.control);
+        }
+    }
+
+    /// A port the guest takes for something else raises no interrupts and reports no errors nobody looks at, and does
+    /// not take its link down because of one.
+    fn silence(&mut self, function: &Function) {
+        if let Some(express) = function.express() {
+            let controls = [
+                (express::LINK_CONTROL, express::LINK_INTERRUPTS),
+                (express::SLOT_CONTROL, express::SLOT_INTERRUPTS),
+                (express::ROOT_CONTROL, express::ROOT_SYSTEM_ERRORS | express::ROOT_PME_INTERRUPT),
+            ];
+            for (register, enables) in controls {
+                if let Some(dword) = express.dword.plus(register) {
+                    self.prepare(dword, enables, 0, express.register(register));
+                }
+            }
+        }
+        for entry in function.extended_capabilities() {
+            let enables = match entry.id {
+                // 7.8.4.9: three interrupt enables.
+                ExtendedCapabilityId::AER => 0b111,
+                // 7.9.14.3: the upper half of the DWORD.
+                ExtendedCapabilityId::DPC => 0xffff_0000,
+                _ => continue,
+            };
+            if let Some(dword) = entry.dword.plus(extended_control_dword(entry.id)) {
+                self.prepare(dword, enables, 0, entry.control);
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use heapless::Vec;
 use super::lists::hide_extended_capabilities;
 use super::rule::{Effect, Rules, TooManyRules};
 use super::window::{Concealed, Trapped, Window};
-use crate::access::Dword;
+use crate::access::{Dword, Lanes};
 use crate::address::{Bdf, Host, Span};
 use crate::plan::{Plan, is_reached, shown_size};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
@@ -30,8 +30,19 @@ pub(super) struct Touched {
     /// it leads to.
     pub(super) leads: Option<(Option<usize>, usize)>,
     /// What the host writes before the guest starts.
-    pub(super) preparation: Option<(Dword, u32)>,
+    pub(super) preparation: Vec<Preparation, MAX_PREPARATIONS>,
 }
+
+/// A write the host makes before the guest starts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Preparation {
+    pub(super) dword: Dword,
+    pub(super) lanes: Lanes,
+    pub(super) value: u32,
+}
+
+/// Command, and a control each of power, link, slot, root, errors and containment.
+const MAX_PREPARATIONS: usize = 8;
 
 impl Touched {
     pub(super) fn new(function: &Function, guest: Option<Bdf>) -> Self {
@@ -44,7 +55,7 @@ impl Touched {
             is_decoding: false,
             reach: None,
             leads: None,
-            preparation: None,
+            preparation: Vec::new(),
         }
     }
 
@@ -60,6 +71,14 @@ impl Touched {
     /// A function that stays where it is.
     pub(super) fn staying(function: &Function) -> Self {
         Self::new(function, Some(function.bdf().0))
+    }
+
+    /// The host sets the bits of `mask` to `value` before the guest starts, unless they are so in `current`.
+    pub(super) fn prepare(&mut self, dword: Dword, mask: u32, value: u32, current: u32) {
+        if let Some(lanes) = Lanes::ALL.touching(mask).filter(|_| current & mask != value) {
+            let _ =
+                self.preparation.push(Preparation { dword, lanes, value: (current & !mask | value) & lanes.mask() });
+        }
     }
 
     /// A first function that stays, of a device whose functions change. With ARI its Next Function Number leads past new

@@ -128,6 +128,15 @@ pub fn capability_dwords(id: CapabilityId, mut read: impl FnMut(u16) -> u32) -> 
     }
 }
 
+/// The DWORD of an extended capability its control register is in: Root Error Command for Advanced Error Reporting
+/// (7.8.4.9), for most others the one after the header.
+pub const fn extended_control_dword(id: ExtendedCapabilityId) -> u16 {
+    match id {
+        ExtendedCapabilityId::AER => 11,
+        _ => 1,
+    }
+}
+
 /// Number of DWORDs an extended capability has; `read` answers the `n`th of them. One for those we know nothing of.
 pub fn extended_capability_dwords(id: ExtendedCapabilityId, mut read: impl FnMut(u16) -> u32) -> u16 {
     match id {

@@ -80,3 +80,12 @@ pub const SLOT_CONTROL_2: u16 = 14;
 
 /// ARI Forwarding Enable in Device Control 2.
 pub const ARI_FORWARDING_ENABLE: u32 = 1 << 5;
+
+/// The interrupt enables of Link Control: Link Bandwidth Management and Link Autonomous Bandwidth.
+pub const LINK_INTERRUPTS: u32 = 0b11 << 10;
+/// The interrupt enables of Slot Control: five events, Hot-Plug, and Data Link Layer State Changed.
+pub const SLOT_INTERRUPTS: u32 = 1 << 12 | 0x3f;
+/// System Error on Correctable, Non-Fatal and Fatal Error in Root Control.
+pub const ROOT_SYSTEM_ERRORS: u32 = 0b111;
+/// PME Interrupt Enable in Root Control.
+pub const ROOT_PME_INTERRUPT: u32 = 1 << 3;

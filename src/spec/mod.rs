@@ -10,6 +10,7 @@ pub mod enhanced_allocation;
 pub mod express;
 pub mod header;
 pub mod msix;
+pub mod power_management;
 pub mod sriov;
 pub mod type0;
 pub mod type1;

@@ -357,6 +357,16 @@ fn bars(header_type: HeaderType, header: &[u32; 16], sizes: &BarSizes) -> [Optio
 }
 
 impl Express {
+    /// The `index`th register, as it was when the topology was made.
+    pub fn register(&self, index: u16) -> u32 {
+        self.registers.get(usize::from(index)).copied().unwrap_or(0)
+    }
+
+    /// Whether the structure has the second set of registers, from Device Capabilities 2 on: version 2 (7.5.3.2).
+    pub fn has_second_set(&self) -> bool {
+        self.register(0) >> 16 & 0xf >= 2
+    }
+
     fn read(dword: Dword, read: &mut impl FnMut(Dword) -> u32) -> Self {
         let first = read(dword);
         // 7.5.3.2: Capability Version, bits 19:16 of the DWORD; version 1 may end after the Link registers.

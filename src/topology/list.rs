@@ -5,8 +5,8 @@ use thiserror::Error;
 
 use crate::access::Dword;
 use crate::spec::capability::{
-    CapabilityId, ExtendedCapabilityId, POINTER, capability_dwords, extended_capability_dwords, extended_id_of,
-    extended_next_of, id_of, next_of,
+    CapabilityId, ExtendedCapabilityId, POINTER, capability_dwords, extended_capability_dwords, extended_control_dword,
+    extended_id_of, extended_next_of, id_of, next_of,
 };
 use crate::spec::header::{self, HeaderType, Status};
 
@@ -24,6 +24,8 @@ pub struct Capability {
     pub dword: Dword,
     /// Number of DWORDs it has.
     pub dwords: u16,
+    /// What its second DWORD read when the topology was made: for Power Management, PMCSR.
+    pub control: u32,
 }
 
 /// An entry of the list from 100h on.
@@ -35,6 +37,9 @@ pub struct ExtendedCapability {
     pub dword: Dword,
     /// Number of DWORDs it has.
     pub dwords: u16,
+    /// What the DWORD with its control register read when the topology was made
+    /// ([`extended_control_dword`]).
+    pub control: u32,
 }
 
 /// Why a capability list was cut.
@@ -78,7 +83,8 @@ pub(super) fn capabilities(
             break;
         }
         let dwords = capability_dwords(id_of(entry), |index| dword.plus(index).map_or(0, &mut *read));
-        if found.push(Capability { id: id_of(entry), dword, dwords }).is_err() {
+        let control = dword.plus(1).map_or(0, &mut *read);
+        if found.push(Capability { id: id_of(entry), dword, dwords, control }).is_err() {
             return (found, Some(ListFault::TooLong(dword)));
         }
         pointer = next_of(entry);
@@ -101,8 +107,11 @@ pub(super) fn extended_capabilities(
         }
         let id = extended_id_of(entry);
         let dwords = extended_capability_dwords(id, |index| dword.plus(index).map_or(0, &mut *read));
-        if id != ExtendedCapabilityId::NULL && found.push(ExtendedCapability { id, dword, dwords }).is_err() {
-            return (found, Some(ListFault::TooLong(dword)));
+        if id != ExtendedCapabilityId::NULL {
+            let control = dword.plus(extended_control_dword(id)).map_or(0, &mut *read);
+            if found.push(ExtendedCapability { id, dword, dwords, control }).is_err() {
+                return (found, Some(ListFault::TooLong(dword)));
+            }
         }
         let next = extended_next_of(entry);
         if next == 0 {
