@@ -7,10 +7,12 @@ mod check;
 mod finding;
 mod placement;
 mod ports;
+mod relocation;
 
 pub use finding::{Cause, Evidence, Finding, Grade};
 pub(crate) use placement::{Place, Places, guest_address, has_page_to_itself, is_reached, shown_size};
 pub(crate) use ports::{Port, Role};
+pub use relocation::{ErrorReporting, InterruptPin, IoBars, MsixTable, Placement, Policy, Relocation};
 
 use heapless::Vec;
 use thiserror::Error;
@@ -24,42 +26,6 @@ pub const MAX_MOVES: usize = 64;
 /// Most guest address ranges a plan keeps windows away from.
 pub const MAX_RESERVED: usize = 16;
 
-/// Who chooses the guest addresses of a moved function's BARs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
-pub enum Placement {
-    /// The BARs read zero and decoding is off, so the guest places them, as it does with a function firmware left
-    /// alone (Linux: `pcibios_resource_survey` skips them, `pci_assign_unassigned_resources` places them).
-    #[default]
-    GuestAssigns,
-    /// The planner finds addresses in the destination window, and the guest finds them programmed and enabled, as
-    /// firmware would have left them.
-    PreAssigned,
-}
-
-/// What a moved function's I/O BARs become. I/O ports have no second stage, so they cost an exit for each access.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
-pub enum IoBars {
-    /// Shown; the guest's ports are trapped and forwarded. Hidden all the same when the function decodes memory too and
-    /// no I/O window leads to its new place.
-    #[default]
-    Forward,
-    /// Not shown.
-    Hide,
-}
-
-/// What happens to a moved function's MSI-X Table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
-pub enum MsixTable {
-    /// Mapped with the rest of its BAR; the guest programs it.
-    #[default]
-    Direct,
-    /// The pages it touches are trapped, for a VMM that owns interrupts.
-    Trapped,
-}
-
 /// What becomes of bus numbers the guest writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
@@ -71,34 +37,6 @@ pub enum BusNumbers {
     /// All bridges keep theirs; the guest numbers buses as it likes, and every access is led to the bus it means. For
     /// firmware that numbers buses anew while something is moved. Every configuration access has to be trapped.
     Virtual,
-}
-
-/// One function's move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Relocation {
-    /// The function.
-    pub host: Host<Bdf>,
-    /// Where the guest shall see it.
-    pub guest: Guest<Bdf>,
-    /// Who places its BARs.
-    pub placement: Placement,
-    /// What its I/O BARs become.
-    pub io_bars: IoBars,
-    /// What happens to its MSI-X Table.
-    pub msix_table: MsixTable,
-}
-
-impl Relocation {
-    /// A move with the defaults: the guest places the BARs, I/O ports are forwarded, the MSI-X Table is mapped.
-    pub const fn new(host: Host<Bdf>, guest: Guest<Bdf>) -> Self {
-        Self {
-            host,
-            guest,
-            placement: Placement::GuestAssigns,
-            io_bars: IoBars::Forward,
-            msix_table: MsixTable::Direct,
-        }
-    }
 }
 
 /// Moves and hidden functions, to be checked against a topology and built into a [`Remapper`].

@@ -71,6 +71,31 @@ fn point_extended(rules: &mut Rules, from: Dword, to: u16) -> Result<(), TooMany
     rules.fix(from, EXTENDED_NEXT, u32::from(to) << 20)
 }
 
+/// Everything after the header that belongs to no capability which is shown reads zero.
+pub(super) fn hide_what_is_unknown(
+    rules: &mut Rules,
+    function: &Function,
+    is_shown: impl Fn(CapabilityId) -> bool,
+    is_shown_extended: impl Fn(ExtendedCapabilityId) -> bool,
+) {
+    let (list, extended) = (function.capabilities(), function.extended_capabilities());
+    let starts = || list.iter().map(|entry| entry.dword).chain(extended.iter().map(|entry| entry.dword));
+    let shown = list.iter().filter(|entry| is_shown(entry.id)).map(|entry| (entry.dword, entry.dwords));
+    let shown_extended =
+        extended.iter().filter(|entry| is_shown_extended(entry.id)).map(|entry| (entry.dword, entry.dwords));
+    let end = if function.has_extended_space() { Dword::COUNT } else { header::EXTENDED.index() };
+    for dword in (header::END.index()..end).filter_map(Dword::new) {
+        let mut known = shown.clone().chain(shown_extended.clone());
+        let is_known = known.any(|(first, dwords)| {
+            let offset = dword.index().checked_sub(first.index());
+            offset.is_some_and(|offset| offset < within(dwords, first, starts()))
+        });
+        if !is_known {
+            rules.zero_untreated(dword);
+        }
+    }
+}
+
 /// The part of a capability's length that no other capability of the list starts in.
 fn within(dwords: u16, first: Dword, others: impl Iterator<Item = Dword>) -> u16 {
     let room = others.filter(|other| *other > first).map(|other| other.index().wrapping_sub(first.index())).min();

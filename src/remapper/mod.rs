@@ -1,6 +1,7 @@
 //! The state machine: guest accesses in, decisions and map changes out.
 
 mod build;
+mod express;
 mod index;
 mod lists;
 mod moved;

@@ -1,16 +1,18 @@
 //! The rules of a function the guest finds at another address.
 
-use super::lists::{hide_capabilities, hide_extended_capabilities};
+use super::lists::{hide_capabilities, hide_extended_capabilities, hide_what_is_unknown};
 use super::rule::{Effect, TooManyRules};
 use super::touched::{Touched, low};
 use super::window::{Trapped, table_pages};
 use crate::address::Guest;
 use crate::delta::Space;
 use crate::plan::{
-    MsixTable, Place, Placement, Places, Plan, Relocation, guest_address, has_page_to_itself, is_reached, shown_size,
+    ErrorReporting, MsixTable, Place, Placement, Places, Plan, Policy, Relocation, guest_address, has_page_to_itself,
+    is_reached, shown_size,
 };
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
 use crate::spec::header::{self, Command};
+use crate::spec::resizable_bar;
 use crate::topology::{Bar, Function};
 
 impl Touched {
@@ -26,16 +28,22 @@ impl Touched {
         for bar in function.bars() {
             moved.show_bar(plan, places, index, relocation, function, bar)?;
         }
-        moved.fill_empty_bars(function)?;
-        moved.take_command(function, relocation.placement)?;
+        moved.fill_empty_bars(function);
+        moved.take_command(function, relocation)?;
+        moved.take_express(plan, relocation, function)?;
+        moved.offer_only_this_size(function)?;
         let rules = &mut moved.rules;
         // 7.5.1.1.10: starting a self-test may reset the function.
         rules.fix(header::HEADER_TYPE, 0xff00_0000, 0)?;
-        // The pin is routed by the real position of the function, which the guest does not know: it uses MSI.
+        let pin = relocation.interrupt_pin.map_or(0, |pin| pin as u32) << 8;
         let line = function.header(header::INTERRUPT) & 0xff;
-        rules.keep(header::INTERRUPT, 0xffff, 0xff, line)?;
-        hide_capabilities(rules, function, |id| MOVED_HIDES.contains(&id))?;
-        hide_extended_capabilities(rules, function, |id| MOVED_HIDES_EXTENDED.contains(&id))?;
+        rules.keep(header::INTERRUPT, 0xffff, 0xff, pin | line)?;
+        hide_capabilities(rules, function, |id| is_hidden(relocation, id))?;
+        hide_extended_capabilities(rules, function, |id| is_hidden_extended(relocation, id))?;
+        if relocation.policy == Policy::Strict {
+            let is_shown = |id| !is_hidden(relocation, id);
+            hide_what_is_unknown(rules, function, is_shown, |id| !is_hidden_extended(relocation, id));
+        }
         Ok(moved)
     }
 
@@ -69,8 +77,24 @@ impl Touched {
         if is_shown { self.keep_bar(function.header_type(), bar, address) } else { Ok(()) }
     }
 
+    /// A BAR keeps the size firmware gave it: what is mapped, and what other functions have beside it, depends on it.
+    fn offer_only_this_size(&mut self, function: &Function) -> Result<(), TooManyRules> {
+        let Some(resizable) = function.resizable_bars() else { return Ok(()) };
+        for (bar, control) in (0..).zip(resizable.controls.into_iter().flatten()) {
+            let shown = resizable_bar::offer_only(resizable_bar::size(control), control);
+            for (register, value) in
+                [resizable_bar::capability(bar), resizable_bar::control(bar)].into_iter().zip(shown)
+            {
+                if let Some(dword) = resizable.dword.plus(register) {
+                    self.rules.fix(dword, !0, value)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The guest's decode enables drive the windows; hardware keeps decoding.
-    fn take_command(&mut self, function: &Function, placement: Placement) -> Result<(), TooManyRules> {
+    fn take_command(&mut self, function: &Function, relocation: Relocation) -> Result<(), TooManyRules> {
         let mut decoding = Command::empty();
         for window in self.windows.iter().filter(|window| window.is_shown) {
             decoding |= match window.space() {
@@ -78,7 +102,7 @@ impl Touched {
                 Space::Io => Command::IO_SPACE_ENABLE,
             };
         }
-        let start = match placement {
+        let start = match relocation.placement {
             Placement::GuestAssigns => Command::empty(),
             Placement::PreAssigned => decoding,
         };
@@ -86,16 +110,46 @@ impl Touched {
         let both = low(Command::MEMORY_SPACE_ENABLE | Command::IO_SPACE_ENABLE);
         self.rules.keep(header::COMMAND, both, low(decoding), low(start))?;
         self.rules.hold(header::COMMAND, low(decoding))?;
+        if relocation.errors != ErrorReporting::Pass {
+            // 7.5.1.1.3: SERR# Enable reports errors too, whatever Device Control says.
+            let serr = low(Command::SERR_ENABLE);
+            self.rules.keep(header::COMMAND, serr, serr, low(function.command()))?;
+            self.rules.hold(header::COMMAND, low(function.command()) & serr)?;
+        }
         self.rules.set_off(header::COMMAND, Effect::Decoding)
     }
 }
 
+fn is_hidden(relocation: Relocation, id: CapabilityId) -> bool {
+    HIDDEN.contains(&id) || relocation.policy == Policy::Strict && !HARMLESS.contains(&id)
+}
+
+fn is_hidden_extended(relocation: Relocation, id: ExtendedCapabilityId) -> bool {
+    HIDDEN_EXTENDED.contains(&id)
+        || relocation.policy == Policy::Strict && !HARMLESS_EXTENDED.contains(&id)
+        || relocation.errors == ErrorReporting::Hide && id == ExtendedCapabilityId::AER
+}
+
+/// What [`Policy::Strict`] shows.
+const HARMLESS: [CapabilityId; 6] = [
+    CapabilityId::POWER_MANAGEMENT,
+    CapabilityId::VPD,
+    CapabilityId::MSI,
+    CapabilityId::PCI_EXPRESS,
+    CapabilityId::MSI_X,
+    CapabilityId::ADVANCED_FEATURES,
+];
+
+/// What [`Policy::Strict`] shows.
+const HARMLESS_EXTENDED: [ExtendedCapabilityId; 3] =
+    [ExtendedCapabilityId::AER, ExtendedCapabilityId::DEVICE_SERIAL_NUMBER, ExtendedCapabilityId::RESIZABLE_BAR];
+
 /// Capabilities a moved function does not show: BARs at fixed addresses, and a bridge that renumbers.
-const MOVED_HIDES: [CapabilityId; 2] = [CapabilityId::ENHANCED_ALLOCATION, CapabilityId::FLATTENING_PORTAL_BRIDGE];
+const HIDDEN: [CapabilityId; 2] = [CapabilityId::ENHANCED_ALLOCATION, CapabilityId::FLATTENING_PORTAL_BRIDGE];
 
 /// Extended capabilities a moved function does not show: those that are half of an agreement with the real port, that
-/// name other functions by their address, or that change what a BAR decodes.
-const MOVED_HIDES_EXTENDED: [ExtendedCapabilityId; 18] = [
+/// name functions by their address, that identify the function to others by it, or that change what a BAR decodes.
+const HIDDEN_EXTENDED: [ExtendedCapabilityId; 19] = [
     ExtendedCapabilityId::VIRTUAL_CHANNEL,
     ExtendedCapabilityId::ROOT_COMPLEX_LINK_DECLARATION,
     ExtendedCapabilityId::MFVC,
@@ -105,7 +159,6 @@ const MOVED_HIDES_EXTENDED: [ExtendedCapabilityId; 18] = [
     ExtendedCapabilityId::ATS,
     ExtendedCapabilityId::SR_IOV,
     ExtendedCapabilityId::PAGE_REQUEST,
-    ExtendedCapabilityId::RESIZABLE_BAR,
     ExtendedCapabilityId::TPH_REQUESTER,
     ExtendedCapabilityId::LTR,
     ExtendedCapabilityId::PASID,
@@ -113,5 +166,7 @@ const MOVED_HIDES_EXTENDED: [ExtendedCapabilityId; 18] = [
     ExtendedCapabilityId::L1_PM_SUBSTATES,
     ExtendedCapabilityId::PTM,
     ExtendedCapabilityId::VF_RESIZABLE_BAR,
+    ExtendedCapabilityId::FRS_QUEUEING,
     ExtendedCapabilityId::DOE,
+    ExtendedCapabilityId::IDE,
 ];

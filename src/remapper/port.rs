@@ -80,7 +80,7 @@ impl Touched {
             self.keep_bar(function.header_type(), bar, bar.span().map_or(0, |Host(span)| span.start()))?;
             self.rules.drop_writes(bar.dword(function.header_type()), !0)?;
         }
-        self.fill_empty_bars(function)?;
+        self.fill_empty_bars(function);
         self.keep_forwarding(function);
         self.silence(function);
         Ok(())

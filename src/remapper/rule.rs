@@ -165,8 +165,10 @@ impl Rules {
     }
 
     /// A DWORD without a treatment of its own reads zero.
-    pub(super) fn fix_untreated(&mut self, dword: Dword) -> Result<(), TooManyRules> {
-        if self.code(dword) == PLAIN { self.fix(dword, !0, 0) } else { Ok(()) }
+    pub(super) fn zero_untreated(&mut self, dword: Dword) {
+        if self.code(dword) == PLAIN {
+            self.zero(dword, 1);
+        }
     }
 
     fn rule(&mut self, dword: Dword) -> Result<&mut Rule, TooManyRules> {

@@ -147,13 +147,12 @@ impl Touched {
     }
 
     /// Registers without a BAR read zero, as unimplemented ones do, so that none shows a host address.
-    pub(super) fn fill_empty_bars(&mut self, function: &Function) -> Result<(), TooManyRules> {
+    pub(super) fn fill_empty_bars(&mut self, function: &Function) {
         let count = u16::try_from(function.header_type().bars()).unwrap_or(0);
         let bars = (0..count).filter_map(|number| header::BAR0.plus(number));
         for dword in bars.chain(function.header_type().rom()) {
-            self.rules.fix_untreated(dword)?;
+            self.rules.zero_untreated(dword);
         }
-        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use super::platform::RootWindow;
 use crate::access::Width;
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
-use crate::plan::{BusNumbers, Grade, IoBars, MsixTable, Placement, Plan, Relocation};
+use crate::plan::{BusNumbers, ErrorReporting, Grade, IoBars, MsixTable, Placement, Plan, Policy, Relocation};
 use crate::spec::bar::BarKind;
 use crate::spec::express::PortType;
 use crate::spec::header::Command;
@@ -137,6 +137,10 @@ pub struct Policies {
     pub hide_io: bool,
     /// Whether the MSI-X Table is trapped.
     pub trap_msix: bool,
+    /// Whether nothing unknown is shown.
+    pub strict: bool,
+    /// What becomes of error messages.
+    pub errors: ErrorReporting,
 }
 
 /// One thing the guest, or its second stage, does.
@@ -278,7 +282,9 @@ impl Policies {
         let placement = if self.pre_assigned { Placement::PreAssigned } else { Placement::GuestAssigns };
         let io_bars = if self.hide_io { IoBars::Hide } else { IoBars::Forward };
         let msix_table = if self.trap_msix { MsixTable::Trapped } else { MsixTable::Direct };
-        Relocation { placement, io_bars, msix_table, ..Relocation::new(host, guest) }
+        let policy = if self.strict { Policy::Strict } else { Policy::Transparent };
+        let errors = self.errors;
+        Relocation { placement, io_bars, msix_table, policy, errors, ..Relocation::new(host, guest) }
     }
 }
 

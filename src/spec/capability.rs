@@ -51,6 +51,7 @@ impl ExtendedCapabilityId {
     pub const DPC: Self = Self(0x001d);
     pub const L1_PM_SUBSTATES: Self = Self(0x001e);
     pub const PTM: Self = Self(0x001f);
+    pub const FRS_QUEUEING: Self = Self(0x0021);
     pub const VF_RESIZABLE_BAR: Self = Self(0x0024);
     pub const DATA_LINK_FEATURE: Self = Self(0x0025);
     pub const PHYSICAL_LAYER_16: Self = Self(0x0026);
@@ -115,7 +116,7 @@ pub fn capability_dwords(id: CapabilityId, mut read: impl FnMut(u16) -> u32) -> 
         },
         // 7.9.4: Capability Length in bytes, bits 23:16.
         CapabilityId::VENDOR_SPECIFIC => u16::from(read(0).to_le_bytes()[2]).div_ceil(4).max(1),
-        CapabilityId::PCI_EXPRESS => super::express::DWORDS,
+        CapabilityId::PCI_EXPRESS => super::express::dwords(read(0)),
         CapabilityId::ENHANCED_ALLOCATION => {
             let mut dwords = 1_u16;
             for _ in 0..super::enhanced_allocation::entries(read(0)) {

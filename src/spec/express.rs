@@ -3,6 +3,20 @@
 /// Number of DWORDs of version 2 of the structure.
 pub const DWORDS: u16 = 15;
 
+/// Number of DWORDs of the structure that starts with this DWORD. Version 1 has only what its port type needs
+/// (PCI Express Base 1.1, 7.8).
+pub const fn dwords(first: u32) -> u16 {
+    if first >> 16 & 0xf >= 2 {
+        return DWORDS;
+    }
+    match PortType::of(first) {
+        PortType::RootPort | PortType::RootComplexEventCollector => 9,
+        PortType::RootComplexIntegratedEndpoint => 3,
+        _ if first & SLOT_IMPLEMENTED != 0 => 7,
+        _ => 5,
+    }
+}
+
 /// Device/Port Type, bits 7:4 of PCI Express Capabilities (7.5.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the names are the specification's")]
@@ -89,3 +103,62 @@ pub const SLOT_INTERRUPTS: u32 = 1 << 12 | 0x3f;
 pub const ROOT_SYSTEM_ERRORS: u32 = 0b111;
 /// PME Interrupt Enable in Root Control.
 pub const ROOT_PME_INTERRUPT: u32 = 1 << 3;
+
+/// Max_Payload_Size Supported in Device Capabilities: 128 bytes shifted left by it.
+pub const MAX_PAYLOAD_SIZE_SUPPORTED: u32 = 0x7;
+/// Phantom Functions Supported in Device Capabilities.
+pub const PHANTOM_FUNCTIONS: u32 = 0x18;
+/// Endpoint L0s and L1 Acceptable Latency in Device Capabilities; all ones for no limit.
+pub const ACCEPTABLE_LATENCIES: u32 = 0xfc0;
+/// Role-Based Error Reporting in Device Capabilities.
+pub const ROLE_BASED_ERROR_REPORTING: u32 = 1 << 15;
+/// Function Level Reset Capability in Device Capabilities.
+pub const FUNCTION_LEVEL_RESET: u32 = 1 << 28;
+
+/// The four error reporting enables in Device Control.
+pub const ERROR_REPORTING: u32 = 0xf;
+/// Max_Payload_Size in Device Control, at bit 5.
+pub const MAX_PAYLOAD_SIZE: u32 = 0x7 << 5;
+/// Phantom Functions Enable in Device Control.
+pub const PHANTOM_FUNCTIONS_ENABLE: u32 = 1 << 9;
+/// Initiate Function Level Reset in Device Control; reads zero.
+pub const INITIATE_FUNCTION_LEVEL_RESET: u32 = 1 << 15;
+
+/// ASPM Support in Link Capabilities.
+pub const ASPM_SUPPORT: u32 = 0xc00;
+/// Clock Power Management in Link Capabilities.
+pub const CLOCK_POWER_MANAGEMENT: u32 = 1 << 18;
+
+/// ASPM Control in Link Control.
+pub const ASPM_CONTROL: u32 = 0x3;
+/// Read Completion Boundary in Link Control.
+pub const READ_COMPLETION_BOUNDARY: u32 = 1 << 3;
+/// Common Clock Configuration in Link Control.
+pub const COMMON_CLOCK_CONFIGURATION: u32 = 1 << 6;
+/// Extended Synch in Link Control.
+pub const EXTENDED_SYNCH: u32 = 1 << 7;
+/// Hardware Autonomous Width Disable in Link Control.
+pub const HARDWARE_AUTONOMOUS_WIDTH_DISABLE: u32 = 1 << 9;
+/// Slot Clock Configuration in Link Status.
+pub const SLOT_CLOCK_CONFIGURATION: u32 = 1 << 28;
+
+/// ARI Forwarding Supported in Device Capabilities 2.
+pub const ARI_FORWARDING_SUPPORTED: u32 = 1 << 5;
+/// LTR Mechanism Supported in Device Capabilities 2.
+pub const LTR_SUPPORTED: u32 = 1 << 11;
+/// 10-Bit Tag Completer and Requester Supported in Device Capabilities 2.
+pub const TEN_BIT_TAGS_SUPPORTED: u32 = 0x3 << 16;
+/// OBFF Supported in Device Capabilities 2.
+pub const OBFF_SUPPORTED: u32 = 0x3 << 18;
+/// FRS Supported in Device Capabilities 2.
+pub const FRS_SUPPORTED: u32 = 1 << 31;
+
+/// AtomicOp Requester Enable in Device Control 2.
+pub const ATOMIC_OP_REQUESTER_ENABLE: u32 = 1 << 6;
+/// IDO Request Enable and IDO Completion Enable in Device Control 2.
+pub const ID_BASED_ORDERING: u32 = 0x3 << 8;
+/// All of Device Control 2 but Completion Timeout: what both ends of a link, or all hops of a way, agree on.
+pub const AGREEMENTS_2: u32 = 0xffe0;
+
+/// [`PORT_TYPE`] of a Root Complex Integrated Endpoint.
+pub const ROOT_COMPLEX_INTEGRATED_ENDPOINT: u32 = 0x0090_0000;

@@ -11,6 +11,7 @@ pub mod express;
 pub mod header;
 pub mod msix;
 pub mod power_management;
+pub mod resizable_bar;
 pub mod sriov;
 pub mod type0;
 pub mod type1;

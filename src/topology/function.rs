@@ -13,7 +13,7 @@ use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
 use crate::spec::express::{self, PortType};
 use crate::spec::header::{self, ClassCode, Command, HeaderType};
 use crate::spec::type0::Type0;
-use crate::spec::{enhanced_allocation, msix, sriov};
+use crate::spec::{enhanced_allocation, msix, resizable_bar, sriov};
 
 /// Number the Expansion ROM has among the Base Address Registers.
 pub const ROM: usize = 6;
@@ -34,6 +34,7 @@ pub struct Function {
     express: Option<Express>,
     msix: Option<MsiX>,
     sriov: Option<SrIov>,
+    resizable_bars: Option<ResizableBars>,
     enhanced_allocation: Option<EnhancedAllocation>,
 }
 
@@ -66,7 +67,7 @@ pub struct Express {
     pub dword: Dword,
     /// Device/Port Type.
     pub port_type: PortType,
-    /// Its registers when the topology was made; zero past the end of version 1 structures.
+    /// Its registers when the topology was made; zero past the end of a version 1 structure.
     pub registers: [u32; express::DWORDS as usize],
 }
 
@@ -90,6 +91,15 @@ pub struct SrIov {
     pub total_vfs: u16,
     /// VF BARs, with the size one Virtual Function has.
     pub vf_bars: [Option<Bar>; 6],
+}
+
+/// The Resizable BAR capability.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResizableBars {
+    /// Where it starts.
+    pub dword: Dword,
+    /// The Control register of each Resizable BAR, when the topology was made.
+    pub controls: [Option<u32>; 6],
 }
 
 /// The Enhanced Allocation capability: BAR equivalents at addresses software cannot change.
@@ -138,6 +148,8 @@ impl Function {
             enhanced_allocation: at(CapabilityId::ENHANCED_ALLOCATION)
                 .map(|dword| EnhancedAllocation::read(dword, &mut read)),
             sriov: extended_at(ExtendedCapabilityId::SR_IOV).map(|dword| SrIov::read(dword, &mut read, sizes)),
+            resizable_bars: extended_at(ExtendedCapabilityId::RESIZABLE_BAR)
+                .map(|dword| ResizableBars::read(dword, &mut read)),
             capabilities,
             extended,
             fault: fault.or(extended_fault),
@@ -249,6 +261,11 @@ impl Function {
     /// The SR-IOV capability.
     pub const fn sriov(&self) -> Option<&SrIov> {
         self.sriov.as_ref()
+    }
+
+    /// The Resizable BAR capability.
+    pub const fn resizable_bars(&self) -> Option<&ResizableBars> {
+        self.resizable_bars.as_ref()
     }
 
     /// The Enhanced Allocation capability.
@@ -369,8 +386,7 @@ impl Express {
 
     fn read(dword: Dword, read: &mut impl FnMut(Dword) -> u32) -> Self {
         let first = read(dword);
-        // 7.5.3.2: Capability Version, bits 19:16 of the DWORD; version 1 may end after the Link registers.
-        let count = if first >> 16 & 0xf < 2 { 9 } else { usize::from(express::DWORDS) };
+        let count = usize::from(express::dwords(first));
         let registers = core::array::from_fn(|index| if index < count { read(nth(dword, index)) } else { 0 });
         Self { dword, port_type: PortType::of(first), registers }
     }
@@ -391,6 +407,20 @@ impl SrIov {
         let raw: [u32; 6] =
             core::array::from_fn(|index| register(sriov::VF_BAR0.saturating_add(u16::try_from(index).unwrap_or(0))));
         Self { dword, total_vfs: u16::from_le_bytes([low, high]), vf_bars: table(&raw, &sizes.vf_bars, 6) }
+    }
+}
+
+impl ResizableBars {
+    fn read(dword: Dword, read: &mut impl FnMut(Dword) -> u32) -> Self {
+        let mut control = |bar: u16| read(nth(dword, resizable_bar::control(bar).into()));
+        let count = resizable_bar::count(control(0));
+        let bars = 0..count.min(6);
+        Self {
+            dword,
+            controls: core::array::from_fn(|bar| {
+                u16::try_from(bar).ok().filter(|bar| bars.contains(bar)).map(&mut control)
+            }),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ mod list;
 mod scan;
 
 pub use bridge::{Bridge, PrefetchableWindow};
-pub use function::{Bar, BarSizes, EnhancedAllocation, Express, Function, MsiX, ROM, SrIov};
+pub use function::{Bar, BarSizes, EnhancedAllocation, Express, Function, MsiX, ROM, ResizableBars, SrIov};
 pub use list::{Capability, ExtendedCapability, ListFault};
 pub use scan::ConfigSpace;
 

@@ -11,7 +11,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use pci_remap::mechanism::{ConfigAddress, Ecam, ExtendedRegisters, NarrowAddress, PortAccess};
-use pci_remap::plan::{IoBars, MsixTable};
+use pci_remap::plan::{ErrorReporting, InterruptPin, IoBars, MsixTable, Policy};
 use pci_remap::topology::{BarSizes, ConfigSpace, Function, RootWindow};
 use pci_remap::{
     Access, Bdf, Dword, Guest, Host, Lanes, Placement, Plan, PlanError, ReadDecision, Relocation, Remapper, Space,
@@ -112,6 +112,13 @@ impl Any for Relocation {
             placement: if bool::any() { Placement::GuestAssigns } else { Placement::PreAssigned },
             io_bars: if bool::any() { IoBars::Forward } else { IoBars::Hide },
             msix_table: if bool::any() { MsixTable::Direct } else { MsixTable::Trapped },
+            errors: match u8::any() {
+                0 => ErrorReporting::Keep,
+                1 => ErrorReporting::Pass,
+                _ => ErrorReporting::Hide,
+            },
+            interrupt_pin: bool::any().then_some(InterruptPin::IntC),
+            policy: if bool::any() { Policy::Transparent } else { Policy::Strict },
         }
     }
 }

@@ -1,0 +1,339 @@
+//! What a moved function shows, register by register. The table at the end names the test that fails without each rule.
+
+mod support;
+
+use pci_remap::plan::{ErrorReporting, InterruptPin, Policy};
+use pci_remap::sim::machine::{Blueprint, Capability, ExtendedCapability, Machine};
+use pci_remap::sim::vm::{MadeWrite, Vm};
+use pci_remap::spec::capability::{extended_next_of, next_of};
+use pci_remap::spec::express::{self, PortType};
+use pci_remap::{Bdf, Dword, Plan, Relocation};
+use support::*;
+
+const NIC: &str = "01:01.0";
+const EXPRESS: u32 = 0x10;
+
+/// Where a capability of the moved function is for the guest.
+fn find(vm: &mut Vm, id: u32) -> Option<u16> {
+    let mut pointer = next_of(vm.read(NIC, 0x34) << 8);
+    while pointer != 0 {
+        let entry = vm.read(NIC, pointer.into());
+        if entry & 0xff == id {
+            return Some(pointer.into());
+        }
+        pointer = next_of(entry);
+    }
+    None
+}
+
+fn extended_capabilities(vm: &mut Vm, function: &str) -> Vec<u32> {
+    let mut offset = 0x100;
+    let mut ids = Vec::new();
+    while offset != 0 {
+        let entry = vm.read(function, offset);
+        ids.push(entry & 0xffff);
+        offset = extended_next_of(entry);
+    }
+    ids
+}
+
+/// Byte offset of a register of the moved function's PCI Express Capability.
+fn express(vm: &mut Vm, register: u16) -> u16 {
+    find(vm, EXPRESS).unwrap() + 4 * register
+}
+
+/// Sets bits in the PCI Express Capability of a function of the machine, as firmware would have left them.
+fn firmware_sets(machine: &mut Machine, function: &str, register: u16, mask: u32, value: u32) {
+    let function = machine.original(bdf(function)).unwrap();
+    let config = machine.function(function).config();
+    let mut pointer = next_of(config[0x34 / 4] << 8);
+    while config[usize::from(pointer) / 4] & 0xff != EXPRESS {
+        pointer = next_of(config[usize::from(pointer) / 4]);
+    }
+    let dword = Dword::at(u16::from(pointer) + 4 * register).unwrap();
+    let old = machine.peek(function, dword);
+    machine.poke(function, dword, old & !mask | value);
+}
+
+/// The talk's machine: the display's port has payloads of 512 bytes and a common clock, the NIC's port 128 bytes and none.
+fn wired() -> Machine {
+    let mut machine = machine([nic("02:00.0")]);
+    firmware_sets(&mut machine, "00:01.0", express::DEVICE_CONTROL, express::MAX_PAYLOAD_SIZE, 2 << 5);
+    firmware_sets(&mut machine, "00:01.0", express::LINK_CONTROL, 0xffff, express::COMMON_CLOCK_CONFIGURATION);
+    firmware_sets(&mut machine, "00:01.1", express::LINK_CONTROL, 0xffff, 0);
+    firmware_sets(&mut machine, "02:00.0", express::DEVICE_CONTROL, 0xffff, 0x2817);
+    // L1, RCB of 128 bytes, clock power management; the link's clock is not common.
+    firmware_sets(&mut machine, "02:00.0", express::LINK_CONTROL, 0x1000_ffff, 0x010a);
+    firmware_sets(&mut machine, "02:00.0", express::DEVICE_CAPABILITIES_2, !0, 0x800f_0820);
+    firmware_sets(&mut machine, "02:00.0", express::DEVICE_CONTROL_2, 0xffff, 0x0405);
+    machine
+}
+
+fn moved_with(mut machine: Machine, relocation: Relocation) -> Vm {
+    let plan = Plan::new(scan(&mut machine)).with(relocation).unwrap();
+    Vm::start(machine, &plan).unwrap()
+}
+
+fn talk_with(change: impl FnOnce(&mut Relocation)) -> Vm {
+    let mut relocation = Relocation::new(host("02:00.0"), guest(NIC));
+    change(&mut relocation);
+    moved_with(wired(), relocation)
+}
+
+/// The hardware's register.
+fn real(vm: &Vm, function: Bdf, offset: u16) -> u32 {
+    vm.machine().peek(vm.machine().original(function).unwrap(), Dword::at(offset).unwrap())
+}
+
+fn made_writes(vm: &Vm) -> Vec<String> {
+    vm.made_writes().iter().map(|MadeWrite { to, value }| format!("{to} <- {value:x}")).collect()
+}
+
+#[test]
+fn its_payload_is_its_ports_and_hardware_keeps_its_own() {
+    let mut vm = talk_with(|_| {});
+    let (capabilities, control) = (express(&mut vm, 1), express(&mut vm, 2));
+    assert_eq!(vm.read(NIC, capabilities) & 7, 2, "at least what its port has");
+    assert_eq!(vm.read(NIC, control) >> 5 & 7, 2);
+    vm.write_word(NIC, control, 0x5930);
+    assert_eq!(vm.read(NIC, control) & 0xffff, 0x5930);
+    assert_eq!(made_writes(&vm), [format!("02:00.0 {control:02X}h lanes 0011 <- 5917")]);
+}
+
+#[test]
+fn a_larger_payload_than_its_ports_is_still_offered() {
+    let mut machine = wired();
+    firmware_sets(&mut machine, "02:00.0", express::DEVICE_CAPABILITIES, 7, 5);
+    let mut vm = moved_with(machine, Relocation::new(host("02:00.0"), guest(NIC)));
+    let capabilities = express(&mut vm, 1);
+    assert_eq!(vm.read(NIC, capabilities) & 7, 5);
+}
+
+#[test]
+fn request_size_ordering_snooping_tags_and_reset_are_the_hardwares() {
+    let mut vm = talk_with(|_| {});
+    let control = express(&mut vm, 2);
+    let nic = bdf("02:00.0");
+    vm.write_word(NIC, control, 0x5910);
+    assert_eq!(real(&vm, nic, control) & 0x7910, 0x5910);
+    vm.write_word(NIC, control, 0x8000);
+    assert_eq!(vm.made_writes().last().unwrap().value & 0x8000, 0x8000, "Initiate Function Level Reset");
+}
+
+#[test]
+fn no_phantom_functions() {
+    let mut machine = wired();
+    firmware_sets(&mut machine, "02:00.0", express::DEVICE_CAPABILITIES, 0x18, 0x18);
+    let mut vm = moved_with(machine, Relocation::new(host("02:00.0"), guest(NIC)));
+    let (capabilities, control) = (express(&mut vm, 1), express(&mut vm, 2));
+    assert_eq!(vm.read(NIC, capabilities) & 0x18, 0);
+    vm.write_word(NIC, control, 0x0200);
+    assert_eq!(vm.read(NIC, control) & 0x0200, 0);
+    assert_eq!(real(&vm, bdf("02:00.0"), control) & 0x0200, 0);
+}
+
+#[test]
+fn it_has_no_say_in_the_link_of_the_port_it_is_seen_behind() {
+    let mut vm = talk_with(|_| {});
+    let (capabilities, link) = (express(&mut vm, 1), express(&mut vm, 3));
+    let acceptable_latencies = vm.read(NIC, capabilities) >> 6 & 0x3f;
+    assert_eq!(acceptable_latencies, 0x3f, "no limit");
+    assert_eq!(vm.read(NIC, capabilities) >> 15 & 1, 1, "Role-Based Error Reporting");
+    assert_eq!(vm.read(NIC, link) & 0x0004_0c00, 0, "neither ASPM nor clock power management");
+    assert_eq!(vm.read(NIC, link) & 0x3ff, real(&vm, bdf("02:00.0"), link) & 0x3ff, "the link's own speed and width");
+}
+
+#[test]
+fn link_control_is_the_guests_own_and_agrees_with_its_port_on_clocks() {
+    let mut vm = talk_with(|_| {});
+    let (control, control_2) = (express(&mut vm, 4), express(&mut vm, 12));
+    let port = vm.read("00:01.0", 0x50);
+    // RCB as it is; ASPM and clock power management off; Common Clock and Slot Clock as the port's.
+    assert_eq!(vm.read(NIC, control) & 0xffff, 0x0048);
+    assert_eq!(vm.read(NIC, control) >> 28 & 1, port >> 28 & 1);
+    vm.write_word(NIC, control, 0xffff);
+    assert_eq!(vm.read(NIC, control) & 0xffff, 0x02cb);
+    vm.write_word(NIC, control_2, 0x0001);
+    assert_eq!(vm.read(NIC, control_2) & 0xffff, 0x0001);
+    assert_eq!(vm.made_writes(), []);
+}
+
+#[test]
+fn what_both_ends_of_a_link_agree_on_is_not_offered_and_stays_as_firmware_left_it() {
+    let mut vm = talk_with(|_| {});
+    let (capabilities, control) = (express(&mut vm, 9), express(&mut vm, 10));
+    assert_eq!(vm.read(NIC, capabilities), 0, "LTR, OBFF, ten-bit tags, ARI, FRS");
+    assert_eq!(vm.read(NIC, control) & 0xffff, 0x0005, "LTR is on in hardware, and not shown");
+    vm.write_word(NIC, control, 0xffff);
+    assert_eq!(vm.read(NIC, control) & 0xffff, 0x035f, "AtomicOps, IDO, completion timeout");
+    assert_eq!(made_writes(&vm), [format!("02:00.0 {control:02X}h lanes 0001 <- 41f")]);
+}
+
+#[test]
+fn on_its_own_bus_it_agrees_with_the_port_it_has() {
+    let mut machine = machine([nic("02:00.0")]);
+    let plan = Plan::new(scan(&mut machine)).hide(host("01:00.0")).unwrap();
+    let plan = plan.relocate(host("02:00.0"), guest("02:00.0")).unwrap();
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    let at = real_express(&vm);
+    for offset in (at + 4..at + 60).step_by(4) {
+        assert_eq!(vm.read("02:00.0", offset), real(&vm, bdf("02:00.0"), offset), "{offset:#x}");
+    }
+    vm.write_word("02:00.0", at + 8, 0x2830);
+    vm.write_word("02:00.0", at + 16, 0x0041);
+    assert_eq!((real(&vm, bdf("02:00.0"), at + 8) & 0xe0, real(&vm, bdf("02:00.0"), at + 16) & 0x43), (0x20, 0x41));
+}
+
+#[test]
+fn on_a_root_bus_it_is_integrated_and_has_no_link() {
+    let mut vm = moved_with(wired(), Relocation::new(host("02:00.0"), guest("00:05.0")));
+    let function = "00:05.0";
+    let at = real_express(&vm);
+    assert_eq!(PortType::of(vm.read(function, at)), PortType::RootComplexIntegratedEndpoint);
+    for register in [3, 4, 11, 12] {
+        vm.write(function, at + 4 * register, !0);
+        assert_eq!(vm.read(function, at + 4 * register), 0, "{register}");
+    }
+    assert_eq!(vm.made_writes(), []);
+}
+
+/// Where the NIC has its PCI Express Capability.
+fn real_express(vm: &Vm) -> u16 {
+    let config = vm.machine().function(vm.machine().original(bdf("02:00.0")).unwrap()).config();
+    (0x40..0x100).step_by(4).find(|at| config[usize::from(*at) / 4] & 0xff == EXPRESS).unwrap()
+}
+
+#[test]
+fn a_function_that_was_integrated_has_no_link_elsewhere_either() {
+    let card = Blueprint::endpoint(bdf("00:05.0"))
+        .bar(0, MEMORY, 0x1000, 0xf000_0000)
+        .capability(&Capability::Express(PortType::RootComplexIntegratedEndpoint));
+    let mut vm = moved(machine([card]), &[("00:05.0", NIC)]);
+    let link = express(&mut vm, 3);
+    assert_eq!((vm.read(NIC, link), vm.read(NIC, link + 4)), (0, 0));
+}
+
+#[test]
+fn a_version_1_structure_ends_where_it_ends() {
+    let mut machine = machine([nic("02:00.0")]);
+    firmware_sets(&mut machine, "02:00.0", 0, 0x000f_0000, 0x0001_0000);
+    firmware_sets(&mut machine, "02:00.0", 9, !0, 0x1234_5678);
+    let mut vm = moved_with(machine, Relocation::new(host("02:00.0"), guest(NIC)));
+    let beyond = express(&mut vm, 9);
+    assert_eq!(vm.read(NIC, beyond), 0x1234_5678);
+}
+
+#[test]
+fn errors_are_reported_as_firmware_chose_and_the_guests_enables_read_back() {
+    let mut vm = talk_with(|_| {});
+    let control = express(&mut vm, 2);
+    assert_eq!(vm.read(NIC, control) & 0xf, 0x7);
+    vm.write_word(NIC, control, 0x2858);
+    vm.write_word(NIC, 0x04, 0x0100);
+    assert_eq!((vm.read(NIC, control) & 0xf, vm.read(NIC, 0x04) & 0x100), (0x8, 0x100));
+    let nic = bdf("02:00.0");
+    assert_eq!((real(&vm, nic, control) & 0xf, real(&vm, nic, 0x04) & 0x100), (0x7, 0));
+}
+
+#[test]
+fn errors_are_reported_as_the_guest_chooses_where_the_plan_says_so() {
+    let mut vm = talk_with(|relocation| relocation.errors = ErrorReporting::Pass);
+    let control = express(&mut vm, 2);
+    vm.write_word(NIC, control, 0x2858);
+    vm.write_word(NIC, 0x04, 0x0100);
+    let nic = bdf("02:00.0");
+    assert_eq!((real(&vm, nic, control) & 0xf, real(&vm, nic, 0x04) & 0x100), (0x8, 0x100));
+    assert_eq!(extended_capabilities(&mut vm, NIC), [0, 0x01, 0x03]);
+}
+
+#[test]
+fn errors_are_not_shown_where_the_plan_says_so() {
+    let mut vm = talk_with(|relocation| relocation.errors = ErrorReporting::Hide);
+    let control = express(&mut vm, 2);
+    vm.write_word(NIC, control, 0x2850);
+    assert_eq!(real(&vm, bdf("02:00.0"), control) & 0xf, 0x7);
+    assert_eq!(extended_capabilities(&mut vm, NIC), [0, 0x03]);
+}
+
+#[test]
+fn the_pin_is_the_one_whose_routing_the_caller_knows() {
+    let mut vm = talk_with(|relocation| relocation.interrupt_pin = Some(InterruptPin::IntC));
+    vm.write(NIC, 0x3c, !0);
+    assert_eq!(vm.read(NIC, 0x3c) & 0xffff, 0x03ff);
+}
+
+#[test]
+fn what_names_functions_or_agrees_with_a_port_is_hidden() {
+    let hidden = [
+        ExtendedCapability::AccessControl,
+        ExtendedCapability::Ari { next: 0 },
+        ExtendedCapability::Ats,
+        ExtendedCapability::L1PmSubstates,
+        ExtendedCapability::LatencyToleranceReporting,
+        ExtendedCapability::PrecisionTimeMeasurement,
+        ExtendedCapability::SrIov { total: 8, offset: 16, stride: 1, bars: Vec::new() },
+    ];
+    for capability in hidden {
+        let card = Blueprint::endpoint(bdf("02:00.0"))
+            .capability(&Capability::Express(PortType::Endpoint))
+            .extended(&ExtendedCapability::SerialNumber(0))
+            .extended(&capability);
+        let mut vm = moved(machine([card]), &[("02:00.0", NIC)]);
+        assert_eq!(extended_capabilities(&mut vm, NIC), [0x03], "{capability:?}");
+        vm.write(NIC, 0x110, !0);
+        assert_eq!((vm.read(NIC, 0x10c), vm.read(NIC, 0x110), vm.made_writes()), (0, 0, &[][..]), "{capability:?}");
+    }
+}
+
+const SECRET: u32 = 0x005e_c2e7;
+
+/// A function with a capability nobody knows, one that is vendor-specific, and registers outside all of them.
+fn device_with_secrets() -> Blueprint {
+    let card = Blueprint::endpoint(bdf("02:00.0"))
+        .bar(0, MEMORY, 0x1000, 0xe100_0000)
+        .capability(&Capability::VendorSpecific(vec![SECRET]))
+        .capability(&Capability::PowerManagement)
+        .capability(&Capability::Express(PortType::Endpoint))
+        .extended(&ExtendedCapability::VendorSpecific { id: 7, body: vec![SECRET] })
+        .extended(&ExtendedCapability::AdvancedErrorReporting);
+    card.register(Dword::at(0xf0).unwrap(), SECRET).register(Dword::at(0xff0).unwrap(), SECRET)
+}
+
+fn secrets_shown(policy: Policy) -> usize {
+    let relocation = Relocation { policy, ..Relocation::new(host("02:00.0"), guest(NIC)) };
+    let mut vm = moved_with(machine([device_with_secrets()]), relocation);
+    (0x40..0x1000).step_by(4).filter(|offset| vm.read(NIC, *offset) == SECRET).count()
+}
+
+#[test]
+fn a_guest_that_is_trusted_finds_what_the_device_keeps_outside_all_capabilities() {
+    assert_eq!(secrets_shown(Policy::Transparent), 4);
+}
+
+#[test]
+fn a_guest_that_is_not_trusted_finds_known_capabilities_and_nothing_else() {
+    assert_eq!(secrets_shown(Policy::Strict), 0);
+    let relocation = Relocation { policy: Policy::Strict, ..Relocation::new(host("02:00.0"), guest(NIC)) };
+    let mut vm = moved_with(machine([device_with_secrets()]), relocation);
+    assert_eq!(find(&mut vm, 0x09), None);
+    assert_eq!(extended_capabilities(&mut vm, NIC), [0, 0x01]);
+    let control = express(&mut vm, 2);
+    assert_eq!(vm.read(NIC, control) & 0xffff, 0x2810);
+    vm.write(NIC, 0xf0, 0);
+    vm.write(NIC, 0xff0, 0);
+    assert_eq!(vm.made_writes(), []);
+}
+
+#[test]
+fn a_resizable_bar_has_the_size_it_has() {
+    let card = Blueprint::endpoint(bdf("02:00.0"))
+        .bar(0, MEMORY, 0x40_0000, 0xe140_0000)
+        .capability(&Capability::Express(PortType::Endpoint))
+        .extended(&ExtendedCapability::ResizableBar(vec![(0, 0x3f)]));
+    let mut vm = moved(machine([card]), &[("02:00.0", "01:00.1")]);
+    let function = "01:00.1";
+    let shown: Vec<_> = [0x100, 0x104, 0x108].map(|offset| vm.read(function, offset)).into();
+    assert_eq!(shown, [0x0001_0015, 1 << 2 << 4, 0x0000_0220]);
+    vm.write(function, 0x108, 0x0000_0520);
+    assert_eq!((vm.read(function, 0x108), vm.made_writes()), (0x0000_0220, &[][..]));
+}
