@@ -131,16 +131,16 @@ pub enum Move {
 #[derive(Debug, Clone, Copy, Default)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub struct Policies {
-    /// Whether the planner places the BARs.
-    pub pre_assigned: bool,
-    /// Whether I/O BARs are hidden.
-    pub hide_io: bool,
-    /// Whether the MSI-X Table is trapped.
-    pub trap_msix: bool,
-    /// Whether nothing unknown is shown.
-    pub strict: bool,
+    /// Who places the BARs.
+    pub placement: Placement,
+    /// What I/O BARs become.
+    pub io_bars: IoBars,
+    /// What happens to the MSI-X Table.
+    pub msix_table: MsixTable,
     /// What becomes of error messages.
     pub errors: ErrorReporting,
+    /// How much is shown.
+    pub policy: Policy,
 }
 
 /// One thing the guest, or its second stage, does.
@@ -279,12 +279,8 @@ impl Move {
 
 impl Policies {
     fn of(self, host: Host<Bdf>, guest: Guest<Bdf>) -> Relocation {
-        let placement = if self.pre_assigned { Placement::PreAssigned } else { Placement::GuestAssigns };
-        let io_bars = if self.hide_io { IoBars::Hide } else { IoBars::Forward };
-        let msix_table = if self.trap_msix { MsixTable::Trapped } else { MsixTable::Direct };
-        let policy = if self.strict { Policy::Strict } else { Policy::Transparent };
-        let errors = self.errors;
-        Relocation { placement, io_bars, msix_table, policy, errors, ..Relocation::new(host, guest) }
+        let Self { placement, io_bars, msix_table, errors, policy } = self;
+        Relocation { placement, io_bars, msix_table, errors, policy, ..Relocation::new(host, guest) }
     }
 }
 
