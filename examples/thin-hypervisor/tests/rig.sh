@@ -1,0 +1,220 @@
+# What the rows share: tools, guest userland, machines to boot, checks. To be sourced.
+#
+# A row says what the guest runs (`guest <<'EOF' …`), boots it, and checks what came over the serial line. The guest
+# prints results in sections (`section NAME command…`); `check "what" command…` there makes the row fail when the
+# command does. `end_row` at the end: exit status 0 only if everything held.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+row=$(basename "$0")
+target=${CARGO_TARGET_DIR:-$here/target}
+cache=$target/rig
+work=$(mktemp -d)
+servers=()
+trap 'kill "${servers[@]}" 2>/dev/null; rm -rf "$work"' EXIT
+mkdir -p "$cache/packages"
+failures=0
+
+say() {
+    printf '%s: %s\n' "$row" "$*"
+}
+
+# Host ------------------------------------------------------------------------------------------------------------
+
+# Installs a program's package if the program is missing.
+need() {
+    command -v "$1" >/dev/null && return
+    say "installs $2"
+    apt-get update -qq >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$2" >/dev/null
+}
+
+# Unpacks packages into a folder of the cache, without installing them.
+unpack() {
+    local folder=$cache/$1 package
+    shift
+    [ -e "$folder/.complete" ] && return
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    for package; do
+        (cd "$cache/packages" && { ls "${package}"_*.deb >/dev/null 2>&1 || apt-get download -qq -o APT::Sandbox::User=root "$package" \
+            || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root "$package"; }; } >/dev/null)
+        dpkg-deb -x "$(ls -t "$cache/packages/${package}"_*.deb | head -1)" "$folder"
+    done
+    touch "$folder/.complete"
+}
+
+# The package a metapackage of kernels stands for now.
+kernel_package() {
+    apt-cache depends "$1" | awk '/Depends: linux-image-/ { print $2; exit }'
+}
+
+# The hypervisor.
+build() {
+    (cd "$here" && CARGO_TARGET_DIR=$target cargo build --release --quiet --locked)
+    hypervisor=$target/release/thin-hypervisor
+}
+
+# Kernel and modules: `kernel linux-image-amd64`.
+kernel() {
+    local package
+    package=$(kernel_package "$1")
+    [ -n "$package" ] || { apt-get update -qq; package=$(kernel_package "$1"); }
+    unpack "$package" "$package"
+    kernel=$(echo "$cache/$package"/boot/vmlinuz-*)
+    version=${kernel##*/vmlinuz-}
+    modules=$cache/$package/lib/modules/$version
+    [ -e "$modules/modules.dep" ] || kmod_tool depmod -b "$cache/$package" "$version"
+}
+
+userland() {
+    unpack userland busybox-static pciutils pci.ids kmod libc6 libpci3 zlib1g libkmod2 liblzma5 libzstd1 libssl3 libudev1
+}
+
+# A tool of package kmod, run from where it was unpacked.
+kmod_tool() {
+    local root=$cache/userland
+    "$root/lib64/ld-linux-x86-64.so.2" --argv0 "$1" --library-path "$root/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu" \
+        "$root/bin/kmod" "${@:2}"
+}
+
+# Guest -----------------------------------------------------------------------------------------------------------
+
+# The initramfs: userland, the named modules with what they need, and the row's script from standard input.
+guest() {
+    local root=$work/initramfs module files
+    mkdir -p "$root"/{bin,dev,proc,sys,tmp,usr/lib,usr/share/misc}
+    ln -sfn lib "$root/usr/lib64"
+    ln -sfn usr/lib "$root/lib"
+    ln -sfn usr/lib "$root/lib64"
+    ln -sfn bin "$root/sbin"
+    cp "$cache/userland/bin/busybox" "$root/bin/"
+    cp "$cache"/userland/usr/bin/{lspci,setpci} "$root/bin/"
+    cp -L "$cache/userland/lib64/ld-linux-x86-64.so.2" "$root/usr/lib/"
+    for file in libc libpci libz libkmod liblzma libzstd libcrypto libudev libresolv; do
+        cp -L "$cache"/userland/{usr/,}lib/x86_64-linux-gnu/$file.so.* "$root/usr/lib/" 2>/dev/null || true
+    done
+    cp "$cache/userland/usr/share/misc/pci.ids" "$root/usr/share/misc/"
+    mkdir -p "$root/lib/modules/$version"
+    cp "$modules"/modules.{order,builtin} "$root/lib/modules/$version/"
+    for module; do
+        files=$(grep -E "/${module//[-_]/[-_]}\.ko(\.xz)?:" "$modules/modules.dep") || { say "no module $module"; exit 1; }
+        for file in ${files/:/}; do
+            mkdir -p "$root/lib/modules/$version/$(dirname "$file")"
+            cp "$modules/$file" "$root/lib/modules/$version/$file"
+        done
+    done
+    kmod_tool depmod -b "$root" "$version"
+    cp "$here/tests/guest/init" "$root/init"
+    cat >"$root/row"
+    (cd "$root" && find . | cpio -o -H newc -R 0:0 --quiet) >"$work/initramfs.cpio"
+    gzip -1 -f "$work/initramfs.cpio"
+    initramfs=$work/initramfs.cpio.gz
+}
+
+# Boots the machine (arguments of QEMU) without the hypervisor, and with it and its command line. The serial line
+# goes to $work/NAME.
+command_line="console=ttyS0 quiet"
+memory=1024
+
+boot_plain() {
+    boot "$1" -kernel "$kernel" -initrd "$initramfs" -append "$command_line" "${@:2}"
+}
+
+boot_moved() {
+    boot "$1" -kernel "$hypervisor" -append "$2" -initrd "$kernel ${command_line//,/,,},$initramfs" "${@:3}"
+}
+
+boot() {
+    local log=$work/$1 started=$SECONDS
+    shift
+    timeout "${limit:-240}" qemu-system-x86_64 -cpu EPYC -m "$memory" -nodefaults -nographic -monitor none -no-reboot \
+        -serial stdio "$@" </dev/null 2>"$log.errors" | tr -d '\r' >"$log" || true
+    say "$(basename "$log"): ran for $((SECONDS - started)) s"
+    cp "$log" "$cache/$row-$(basename "$log").log"
+    if ! grep -q '^guest: end$' "$log"; then
+        tail -30 "$log" "$log.errors"
+        fail "$(basename "$log"): the guest did not come to its end"
+    fi
+    if grep '^guest: failed' "$log"; then
+        fail "$(basename "$log"): a check in the guest"
+    fi
+}
+
+# Checks ----------------------------------------------------------------------------------------------------------
+
+fail() {
+    say "FAILED: $*"
+    failures=$((failures + 1))
+}
+
+# What the guest printed in a section: `section LOG NAME`.
+section() {
+    sed -n "/^>>> $2\$/,/^<<< $2\$/p" "$work/$1" | sed '1d;$d'
+}
+
+# The section is exactly this text (standard input).
+section_is() {
+    local expected
+    expected=$(cat)
+    if [ "$(section "$1" "$2")" = "$expected" ]; then
+        say "$1: $2 as expected"
+    else
+        diff <(echo "$expected") <(section "$1" "$2") || true
+        fail "$1: $2"
+    fi
+}
+
+is_equal() {
+    if [ "$1" = "$2" ]; then say "$3 as expected"; else fail "$3: $1 instead of $2"; fi
+}
+
+# Kernel messages of level warning and above about PCI that the plain machine does not have.
+no_new_warnings() {
+    local new
+    new=$(comm -13 <(section "$1" warnings | sort -u) <(section "$2" warnings | sort -u))
+    if [ -n "$new" ]; then
+        echo "$new"
+        fail "$2: new kernel warnings"
+    else
+        say "$2: no new kernel warnings"
+    fi
+}
+
+# What the guest finds on the host (10.0.2.2): http://10.0.2.2:$download/file has as many random bytes as asked for, of
+# md5 $sum; what is sent to port $upload is kept in $work/received.
+serve() {
+    mkdir "$work/www"
+    head -c "$1" /dev/urandom >"$work/www/file"
+    sum=$(md5sum <"$work/www/file" | cut -d' ' -f1)
+    download=$(free_port)
+    "$cache/userland/bin/busybox" httpd -f -p "127.0.0.1:$download" -h "$work/www" &
+    servers+=($!)
+    upload=$(free_port)
+    # At the end of its input it would hang up.
+    mkfifo "$work/silence"
+    sleep 1000 >"$work/silence" &
+    servers+=($!)
+    "$cache/userland/bin/busybox" nc -l -p "$upload" >"$work/received" <"$work/silence" &
+    servers+=($!)
+}
+
+free_port() {
+    local port
+    while port=$((20000 + RANDOM % 20000)); (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do :; done
+    echo "$port"
+}
+
+end_row() {
+    if [ "$failures" = 0 ]; then
+        say "holds"
+    else
+        say "does not hold: $failures failures"
+        exit 1
+    fi
+}
+
+need qemu-system-x86_64 qemu-system-x86
+need cpio cpio
+userland
+build
