@@ -25,6 +25,7 @@ mod lspci;
 mod space;
 mod tree;
 
+pub use linux::life;
 pub use lspci::lspci_tv;
 pub use tree::{Device, DeviceTree, Resource, Window};
 

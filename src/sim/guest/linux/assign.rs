@@ -29,7 +29,7 @@ impl Linux<'_> {
     }
 
     /// `__pci_bus_assign_resources`: depth last, then the bridge is programmed. Returns whether something failed.
-    fn bus_assign_resources(&mut self, bus: usize) -> bool {
+    pub(super) fn bus_assign_resources(&mut self, bus: usize) -> bool {
         let mut failed = self.assign_sorted(bus);
         for dev in self.buses[bus].devices.clone() {
             if let Some(child) = self.devices[dev].subordinate {
@@ -96,7 +96,7 @@ impl Linux<'_> {
     }
 
     /// `pci_assign_resource`.
-    fn assign_resource(&mut self, dev: usize, index: usize) -> bool {
+    pub(super) fn assign_resource(&mut self, dev: usize, index: usize) -> bool {
         self.devices[dev].resources[index].unset();
         let name = self.resource_name(index);
         let wanted = self.devices[dev].resources[index];
@@ -199,7 +199,7 @@ impl Linux<'_> {
     }
 
     /// `pci_update_resource`.
-    fn update_resource(&mut self, dev: usize, index: usize, resource: Resource) {
+    pub(super) fn update_resource(&mut self, dev: usize, index: usize, resource: Resource) {
         // A ROM's address is written when it is enabled.
         if index == ROM {
             return;

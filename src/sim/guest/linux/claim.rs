@@ -29,7 +29,8 @@ impl Linux<'_> {
 
     /// The buses right below a bus.
     pub(super) fn child_buses(&self, bus: usize) -> Vec<usize> {
-        (0..self.buses.len()).filter(|child| self.buses[*child].parent == Some(bus)).collect()
+        let is_child = |child: &usize| self.buses[*child].parent == Some(bus) && !self.buses[*child].is_removed;
+        (0..self.buses.len()).filter(is_child).collect()
     }
 
     /// `pcibios_allocate_bus_resources`: bridge windows, from the top down.

@@ -1,10 +1,19 @@
-//! Linux's PCI core on x86, from `pci_direct_probe` to `pci_enable_device`, in the order of 6.1.
+//! Linux's PCI core on x86 and what it does to a machine from `pci_direct_probe` to kexec, in the order of 6.1.
 //!
-//! One file for each step, named in the order they run: [`scan`] (and in it, for each function, [`setup_device`] with
-//! [`sizing`] and [`bridge_windows`], then [`init_capabilities`] and [`sriov`]), [`claim`], [`size_bridges`],
-//! [`assign`] (with [`setup_bridge`]), [`drivers`]. Kernel functions are named where their order or their rule is followed.
+//! One file for each matter. Enumeration, in the order it runs: [`scan`] (and in it, for each function, [`setup_device`]
+//! with [`sizing`] and [`bridge_windows`], then [`configure_device`], [`init_capabilities`] with [`ptm`], [`aer`] and
+//! [`sriov`], and for each link [`aspm`] with [`l1ss`]), [`claim`], [`size_bridges`], [`assign`] (with [`setup_bridge`]).
+//! Then what [`life`] runs: [`portdrv`] with its services ([`pme`], [`aer`], [`pciehp`], [`dpc`], [`bwctrl`]),
+//! [`drivers`] and [`probe`] with [`interrupts`], [`power`], [`runtime`] and [`sleep`] with [`save`] and [`restore`],
+//! [`reset`], [`remove`], [`shutdown`]. [`express`] is how they all reach the PCI Express Capability, [`link`] how they
+//! wait for a link and retrain it.
+//!
+//! Assumed of the machine: firmware from 2015 or later that leaves native control of all services to the system
+//! (`_OSC`), no ACPI power resources, no kernel option. Kernel functions are named where their order or their rule is
+//! followed.
 
 use core::fmt;
+use core::time::Duration;
 use std::format;
 use std::string::String;
 use std::vec::Vec;
@@ -18,18 +27,41 @@ use crate::sim::platform::Platform;
 use crate::spec::header::{ClassCode, HeaderType};
 use resource::{Flags, Parent, Resource};
 
+mod aer;
+mod aspm;
 mod assign;
 mod bridge_windows;
+mod bwctrl;
 mod claim;
+mod configure_device;
+mod dpc;
 mod drivers;
+mod express;
 mod init_capabilities;
+mod interrupts;
+mod l1ss;
+pub mod life;
+mod link;
+mod pciehp;
+mod pme;
+mod portdrv;
+mod power;
+mod probe;
+mod ptm;
+mod remove;
 mod report;
+mod reset;
 mod resource;
+mod restore;
+mod runtime;
+mod save;
 mod scan;
 mod setup_bridge;
 mod setup_device;
+mod shutdown;
 mod size_bridges;
 mod sizing;
+mod sleep;
 mod sriov;
 
 /// Which kernel it is, where they differ.
@@ -40,14 +72,7 @@ pub(super) enum Release {
 }
 
 pub(super) fn boot(release: Release, platform: &mut dyn Platform) -> Boot {
-    let mut linux = Linux::new(release, Config::new(platform));
-    early_quirks::scan(&mut linux.config);
-    linux.direct_probe();
-    for root in 0..linux.roots.len() {
-        linux.scan_root_bus(root);
-    }
-    linux.resource_survey();
-    linux.assign_resources();
+    let mut linux = Linux::enumerate(release, platform);
     linux.load_drivers();
     linux.report()
 }
@@ -60,9 +85,12 @@ struct Linux<'p> {
     roots: Vec<Vec<Resource>>,
     buses: Vec<Bus>,
     devices: Vec<Dev>,
+    /// The interrupt number given out last.
+    last_irq: u32,
 }
 
 /// `struct pci_bus`.
+#[expect(clippy::struct_excessive_bools, reason = "the kernel's own flags")]
 struct Bus {
     number: u8,
     /// `busn_res.end`.
@@ -78,6 +106,9 @@ struct Bus {
     bridge_control: u16,
     /// Whether a window of its bridge was sized by its devices.
     sized: bool,
+    /// Whether it was scanned before.
+    is_added: bool,
+    is_removed: bool,
 }
 
 /// `struct pci_dev`.
@@ -105,6 +136,39 @@ struct Dev {
     resources: [Resource; resource::COUNT],
     subordinate: Option<usize>,
     enabled: bool,
+    /// `is_busmaster`.
+    is_master: bool,
+    /// Whether it was removed; then it is on no list any more.
+    is_removed: bool,
+    /// The PCI Express Capabilities register and Device Capabilities, read once.
+    express_flags: u16,
+    device_capabilities: u32,
+    /// Whether all ports above it, and it, send Latency Tolerance Reports.
+    ltr_path: bool,
+    /// Whether configuration reads of the Vendor ID may show Request Retry Status (`config_rrs_sv`).
+    rrs_visible: bool,
+    found: Found,
+    power: power::Power,
+    ptm: ptm::Ptm,
+    /// Of the link below, for a port.
+    link: Option<aspm::LinkState>,
+    /// Of the slot below, for a port.
+    slot: Option<pciehp::Controller>,
+    driver: Option<probe::Driver>,
+    interrupts: interrupts::Interrupts,
+    reset_methods: Vec<reset::Method>,
+    saved: Option<save::Saved>,
+}
+
+/// Where the structures are that are used again and again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Found {
+    acs: Option<u16>,
+    aer: Option<u16>,
+    dpc: Option<u16>,
+    l1ss: Option<u16>,
+    msi: Option<u16>,
+    msix: Option<u16>,
 }
 
 /// `pcie_downstream_port`: root port, downstream port, PCI to PCI Express bridge.
@@ -126,7 +190,25 @@ impl<'p> Linux<'p> {
             root.windows.iter().map(resource).collect()
         };
         let roots = config.firmware.roots.iter().map(windows).collect();
-        Self { release, config, log: Vec::new(), roots, buses: Vec::new(), devices: Vec::new() }
+        Self { release, config, log: Vec::new(), roots, buses: Vec::new(), devices: Vec::new(), last_irq: 23 }
+    }
+
+    /// Everything up to the time drivers are loaded.
+    fn enumerate(release: Release, platform: &'p mut dyn Platform) -> Self {
+        let mut linux = Self::new(release, Config::new(platform));
+        linux.boot_until_drivers();
+        linux
+    }
+
+    fn boot_until_drivers(&mut self) {
+        early_quirks::scan(&mut self.config);
+        self.direct_probe();
+        for root in 0..self.roots.len() {
+            self.scan_root_bus(root);
+        }
+        self.resource_survey();
+        self.assign_resources();
+        self.for_each_root_bus(Self::add_devices);
     }
 
     /// `pci_direct_probe`, `pci_check_type1`.
@@ -147,10 +229,38 @@ impl<'p> Linux<'p> {
         }
     }
 
-    /// `pci_info`.
+    /// `pci_info`: after the name of the driver, if one is bound.
     fn info(&mut self, dev: usize, text: impl fmt::Display) {
-        let line = format!("pci {}: {text}", self.name(dev));
+        let driver = self.devices[dev].driver.as_ref().map_or("pci", probe::Driver::name);
+        let line = format!("{driver} {}: {text}", self.name(dev));
         self.log.push(line);
+    }
+
+    /// `msleep`.
+    fn sleep(&mut self, milliseconds: u64) {
+        self.config.platform.elapse(Duration::from_millis(milliseconds));
+    }
+
+    /// `pci_upstream_bridge`.
+    fn upstream_bridge(&self, dev: usize) -> Option<usize> {
+        self.buses[self.devices[dev].bus].bridge
+    }
+
+    /// The functions on the bus below.
+    fn below(&self, dev: usize) -> Vec<usize> {
+        self.devices[dev].subordinate.map(|bus| self.buses[bus].devices.clone()).unwrap_or_default()
+    }
+
+    /// `pci_walk_bus`: all functions below, bridges before what is behind them.
+    fn all_below(&self, dev: usize) -> Vec<usize> {
+        let below = self.below(dev).into_iter();
+        below.flat_map(|child| core::iter::once(child).chain(self.all_below(child))).collect()
+    }
+
+    /// The functions there are, bridges before what is behind them.
+    fn all(&self) -> Vec<usize> {
+        let roots = self.buses.iter().filter(|bus| bus.bridge.is_none()).flat_map(|bus| bus.devices.clone());
+        roots.flat_map(|dev| core::iter::once(dev).chain(self.all_below(dev))).collect()
     }
 
     /// `dev_info(&bus->dev)`.
@@ -207,19 +317,46 @@ impl<'p> Linux<'p> {
         })
     }
 
+    /// `pci_read_config_byte`: nothing is asked of a function that is disconnected.
+    fn read8(&mut self, dev: usize, offset: u16) -> u8 {
+        let Dev { bdf, power, .. } = &self.devices[dev];
+        if power.is_disconnected { !0 } else { self.config.read8(*bdf, offset) }
+    }
+
     fn read16(&mut self, dev: usize, offset: u16) -> u16 {
-        self.config.read16(self.devices[dev].bdf, offset)
+        let Dev { bdf, power, .. } = &self.devices[dev];
+        if power.is_disconnected { !0 } else { self.config.read16(*bdf, offset) }
     }
 
     fn read32(&mut self, dev: usize, offset: u16) -> u32 {
-        self.config.read32(self.devices[dev].bdf, offset)
+        let Dev { bdf, power, .. } = &self.devices[dev];
+        if power.is_disconnected { !0 } else { self.config.read32(*bdf, offset) }
+    }
+
+    fn write8(&mut self, dev: usize, offset: u16, value: u8) {
+        let Dev { bdf, power, .. } = &self.devices[dev];
+        if !power.is_disconnected {
+            self.config.write8(*bdf, offset, value);
+        }
     }
 
     fn write16(&mut self, dev: usize, offset: u16, value: u16) {
-        self.config.write16(self.devices[dev].bdf, offset, value);
+        let Dev { bdf, power, .. } = &self.devices[dev];
+        if !power.is_disconnected {
+            self.config.write16(*bdf, offset, value);
+        }
     }
 
     fn write32(&mut self, dev: usize, offset: u16, value: u32) {
-        self.config.write32(self.devices[dev].bdf, offset, value);
+        let Dev { bdf, power, .. } = &self.devices[dev];
+        if !power.is_disconnected {
+            self.config.write32(*bdf, offset, value);
+        }
+    }
+
+    /// Clears and sets bits of a DWORD (`pci_clear_and_set_dword`).
+    fn update32(&mut self, dev: usize, offset: u16, clear: u32, set: u32) {
+        let value = self.read32(dev, offset);
+        self.write32(dev, offset, value & !clear | set);
     }
 }

@@ -12,7 +12,7 @@ use crate::spec::express::PortType;
 impl Linux<'_> {
     pub(super) fn report(mut self) -> Boot {
         let roots = self.buses.iter().filter(|bus| bus.bridge.is_none()).map(|bus| bus.number).collect();
-        let mut devices = (0..self.devices.len()).map(|dev| self.report_device(dev)).collect::<Vec<_>>();
+        let mut devices = self.all().into_iter().map(|dev| self.report_device(dev)).collect::<Vec<_>>();
         devices.sort_by_key(|device| device.bdf);
         Boot { tree: DeviceTree { segment: self.config.firmware.segment, roots, devices }, log: self.log }
     }

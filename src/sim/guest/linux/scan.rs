@@ -45,17 +45,21 @@ impl Linux<'_> {
             no_extended_config: false,
             bridge_control: 0,
             sized: false,
+            is_added: false,
+            is_removed: false,
         });
         bus
     }
 
     /// Scans the slots, then behind the bridges: first those with valid numbers, then the others. Returns the highest
     /// bus number in use.
-    fn scan_child_bus(&mut self, bus: usize) -> u8 {
+    pub(super) fn scan_child_bus(&mut self, bus: usize) -> u8 {
         for device in 0..32 {
             self.scan_slot(bus, device << 3);
         }
-        self.read_bridge_bases(bus);
+        if !core::mem::replace(&mut self.buses[bus].is_added, true) {
+            self.read_bridge_bases(bus);
+        }
         let mut max = self.buses[bus].number;
         for pass in 0..2 {
             for dev in self.buses[bus].devices.clone() {
@@ -67,11 +71,22 @@ impl Linux<'_> {
         max
     }
 
-    /// `pci_scan_slot`.
-    fn scan_slot(&mut self, bus: usize, devfn: u8) {
+    /// `pci_scan_slot`. How many functions are new.
+    pub(super) fn scan_slot(&mut self, bus: usize, devfn: u8) -> usize {
         if devfn > 0 && self.only_one_child(bus) {
-            return;
+            return 0;
         }
+        let before = self.buses[bus].devices.len();
+        self.scan_functions(bus, devfn);
+        let new = self.buses[bus].devices.len() - before;
+        // One slot of the bus has a PCI Express device.
+        if let Some(bridge) = self.buses[bus].bridge.filter(|_| new > 0) {
+            self.aspm_init_link_state(bridge);
+        }
+        new
+    }
+
+    fn scan_functions(&mut self, bus: usize, devfn: u8) {
         let mut function = 0;
         loop {
             let dev = devfn.checked_add(function).and_then(|devfn| self.scan_single_device(bus, devfn));
@@ -83,6 +98,14 @@ impl Linux<'_> {
             let Some(next) = self.next_function(bus, dev, function) else { return };
             function = next;
         }
+    }
+
+    /// `pci_bus_check_dev` of pciehp: whether device 0 behind a port answers.
+    pub(super) fn first_below_answers(&mut self, port: usize) -> bool {
+        let Some(bus) = self.devices[port].subordinate else { return false };
+        let first = Bdf::from_routing_id(u16::from_be_bytes([self.buses[bus].number, 0]));
+        let id = self.config.read32(first, 0);
+        !matches!(id, 0xffff_ffff | 0x0000_0000 | 0x0000_ffff | 0xffff_0000) && id & 0xffff != 0x0001
     }
 
     /// `only_one_child`: a link leads to one device.
@@ -109,17 +132,20 @@ impl Linux<'_> {
     /// `pci_scan_single_device`: finds what is known already, or looks.
     fn scan_single_device(&mut self, bus: usize, devfn: u8) -> Option<usize> {
         let bdf = Bdf::from_routing_id(u16::from_be_bytes([self.buses[bus].number, devfn]));
-        if let Some(dev) = self.devices.iter().position(|dev| dev.bdf == bdf) {
+        if let Some(dev) = self.devices.iter().position(|dev| dev.bdf == bdf && !dev.is_removed) {
             return Some(dev);
         }
         let id = self.read_vendor_id(bdf)?;
         let dev = self.setup_device(bus, bdf, id)?;
-        self.init_device(dev);
+        self.configure_device(dev);
+        self.init_capabilities(dev);
         self.buses[bus].devices.push(dev);
+        // A port without a bus yet: nothing is behind it (pci_device_add).
+        self.failed_link_retrain(dev);
         Some(dev)
     }
 
-    /// `pci_bus_generic_read_dev_vendor_id` and `pci_bus_wait_crs`, without the sleep.
+    /// `pci_bus_generic_read_dev_vendor_id` and `pci_bus_wait_crs`.
     fn read_vendor_id(&mut self, bdf: Bdf) -> Option<u32> {
         let mut id = self.config.read32(bdf, 0);
         if matches!(id, 0xffff_ffff | 0x0000_0000 | 0x0000_ffff | 0xffff_0000) {
@@ -135,6 +161,7 @@ impl Linux<'_> {
             if delay >= 1000 {
                 self.log.push(format!("{name}: not ready after {}ms; waiting", delay - 1));
             }
+            self.sleep(delay.into());
             delay *= 2;
             id = self.config.read32(bdf, 0);
         }
@@ -186,8 +213,11 @@ impl Linux<'_> {
     }
 
     fn scan_configured(&mut self, bus: usize, dev: usize, secondary: u8, subordinate: u8, control: u16) -> u8 {
-        // Linux scans a bus again that another bridge has claimed; with every function known, to no avail.
-        if self.devices[dev].subordinate.is_none() && !self.buses.iter().any(|bus| bus.number == secondary) {
+        if let Some(child) = self.devices[dev].subordinate {
+            // Scanned before: what is new is found.
+            self.scan_child_bus(child);
+        } else if !self.has_bus(secondary) {
+            // Linux scans a bus again that another bridge has claimed; with every function known, to no avail.
             let child = self.add_bus(bus, dev, secondary, subordinate, control);
             let highest = self.scan_child_bus(child);
             if highest > subordinate {
@@ -200,7 +230,7 @@ impl Linux<'_> {
     fn number_and_scan(&mut self, bus: usize, dev: usize, numbers: u32, max: u8, control: u16) -> u8 {
         self.write16(dev, STATUS, 0xffff);
         let Some(next) = max.checked_add(1).filter(|next| *next <= self.buses[bus].last) else { return max };
-        if self.buses.iter().any(|bus| bus.number == next) {
+        if self.has_bus(next) {
             return max;
         }
         let last = self.buses[bus].last;
@@ -212,6 +242,11 @@ impl Linux<'_> {
         let bdf = self.devices[dev].bdf;
         self.config.write8(bdf, SUBORDINATE, highest);
         highest
+    }
+
+    /// `pci_find_bus`.
+    fn has_bus(&self, number: u8) -> bool {
+        self.buses.iter().any(|bus| bus.number == number && !bus.is_removed)
     }
 
     /// `pci_add_new_bus`.
@@ -251,6 +286,7 @@ impl Linux<'_> {
         {
             let control = self.read16(dev, at + 0x1c);
             self.write16(dev, at + 0x1c, control | SOFTWARE_VISIBILITY_ENABLE);
+            self.devices[dev].rrs_visible = true;
         }
     }
 

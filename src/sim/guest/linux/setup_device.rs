@@ -1,7 +1,12 @@
 //! `pci_setup_device`: what is read of a function when it is found.
 
+use std::vec::Vec;
+
+use super::interrupts::Interrupts;
+use super::power::Power;
+use super::ptm::Ptm;
 use super::resource::{self, Flags, Resource};
-use super::{Dev, Linux, Release};
+use super::{Dev, Found, Linux, Release};
 use crate::address::Bdf;
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
 use crate::spec::header::{ClassCode, Command, HeaderType};
@@ -38,6 +43,21 @@ impl Linux<'_> {
             resources: [Resource::default(); resource::COUNT],
             subordinate: None,
             enabled: false,
+            is_master: false,
+            is_removed: false,
+            express_flags: 0,
+            device_capabilities: 0,
+            ltr_path: false,
+            rrs_visible: false,
+            found: Found::default(),
+            power: Power::default(),
+            ptm: Ptm::default(),
+            link: None,
+            slot: None,
+            driver: None,
+            interrupts: Interrupts::None,
+            reset_methods: Vec::new(),
+            saved: None,
         });
         self.set_pcie_port_type(bus, dev);
         let class = self.read32(dev, CLASS);
@@ -62,9 +82,11 @@ impl Linux<'_> {
     /// `set_pcie_port_type`.
     fn set_pcie_port_type(&mut self, bus: usize, dev: usize) {
         let Some(at) = self.find(dev, CapabilityId::PCI_EXPRESS) else { return };
-        let [low, _] = self.read16(dev, at + 2).to_le_bytes();
+        let flags = self.read16(dev, at + 2);
+        let [low, _] = flags.to_le_bytes();
         let read = low >> 4;
-        let _device_capabilities = self.read32(dev, at + 4);
+        self.devices[dev].express_flags = flags;
+        self.devices[dev].device_capabilities = self.read32(dev, at + 4);
         // A corrected type is ORed in without its shift, so the port ends up with type 0.
         let port = match (read, self.upstream_port_type(bus)) {
             (6, Some(above)) if Self::leads_down(above) => {

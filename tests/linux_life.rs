@@ -1,0 +1,181 @@
+//! The whole life of a Linux guest behind a move: ports and their services, power management, resets, removal, sleep,
+//! kexec.
+
+mod collection;
+mod support;
+
+use core::fmt::Write as _;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::thread;
+
+use collection::moves::{self, Kind as MoveKind, Move};
+use collection::{Folder, bundled, collected};
+use pci_remap::sim::guest::Kind;
+use pci_remap::sim::guest::life::{Failure, Fault, Life, Report, Step};
+use pci_remap::sim::machine::Machine;
+use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
+use pci_remap::{Bdf, Guest, Host, Space, Topology};
+use support::{bdf, talk};
+
+/// Moves of each kind that are tried on a machine, by both kernels.
+const TRIED: usize = 4;
+const KERNELS: [Kind; 2] = [Kind::Linux61, Kind::Linux615];
+
+/// What is known not to work. The list shrinks as rules are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Known {
+    /// A hot-plug port with an empty slot shows it empty, although the guest has found a function there that is wired
+    /// elsewhere; pciehp removes it.
+    EmptySlot,
+    /// A port without a link shows none, so that the guest waits in vain for it after a reset of the bus, which has reset
+    /// nothing.
+    NoLink,
+    /// The guest put something on a real BAR of a function that left: both answer there.
+    VacatedAddressesReused,
+    /// The guest moved the windows of a port that passes through, as what moved is still found behind it; the real BARs
+    /// stayed.
+    WindowsMoved,
+    /// After bridges were removed there was no room for all windows, as they are not packed as firmware packed them.
+    NoRoom,
+    /// It happens without any move.
+    Bare,
+}
+
+impl Known {
+    fn of(failure: &Failure, vm: &Vm, bare: &Bare, one: &Move) -> Option<Self> {
+        let after_removal = matches!(failure.step, Step::RemoveBridges | Step::RemoveEverything);
+        let host = one.iter().find(|(_, Guest(guest))| *guest == failure.function).map(|(Host(host), _)| *host);
+        let fails_bare = host.and_then(|host| bare.failures.get(&host)).is_some_and(|step| *step <= failure.step);
+        match &failure.fault {
+            _ if fails_bare => Some(Self::Bare),
+            Fault::NotFound if failure.step == Step::BindPorts => Some(Self::EmptySlot),
+            Fault::NotReset if failure.step == Step::ResetBus => Some(Self::NoLink),
+            Fault::Complaint(line) if line.contains("can't enable device") && after_removal => Some(Self::NoRoom),
+            _ if vm.machine().conflicts().len() > bare.conflicts => Some(Self::VacatedAddressesReused),
+            _ if after_removal && host.is_some_and(|host| is_cut_off(vm, host)) => Some(Self::WindowsMoved),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a BAR that decodes is reached by nobody.
+fn is_cut_off(vm: &Vm, host: Bdf) -> bool {
+    let machine = vm.machine();
+    let function = machine.function(machine.original(host).unwrap());
+    let spans = function.bars().filter(|(bar, own)| own.kind.is_memory() && function.decodes(*bar));
+    let mut spans = spans.filter_map(|(bar, _)| function.bar_span(bar));
+    spans.any(|span| machine.decoders(Space::Memory, span.start()).is_empty())
+}
+
+/// A machine without a move.
+struct Bare {
+    /// The functions that do not live there, and from which step on.
+    failures: BTreeMap<Bdf, Step>,
+    conflicts: usize,
+}
+
+impl Bare {
+    fn new(mut machine: Machine, kernel: Kind) -> Self {
+        let watched: Vec<_> = machine.functions().map(|(_, function)| function.bdf()).collect();
+        let mut life = Life::start(kernel, &mut machine, &watched).unwrap();
+        life.run_all();
+        let mut failures = BTreeMap::new();
+        for failure in life.finish().failures.iter().filter(|failure| is_expected(failure)) {
+            failures.entry(failure.function).or_insert(failure.step);
+        }
+        Self { failures, conflicts: machine.conflicts().len() }
+    }
+}
+
+/// The simulated machine does not signal yet.
+fn is_expected(failure: &Failure) -> bool {
+    failure.fault != Fault::NoInterrupts
+}
+
+fn live(kind: Kind, vm: &mut Vm, watched: &[Bdf]) -> Report {
+    let mut life = Life::start(kind, vm, watched).unwrap();
+    life.run_all();
+    let mut report = life.finish();
+    report.failures.retain(is_expected);
+    report
+}
+
+#[test]
+fn the_talk_needs_no_kernel_option() {
+    for kind in KERNELS {
+        let report = live(kind, &mut talk(), &[bdf("01:01.0")]);
+        assert_eq!(report.failures, []);
+        let nic = &report.watched[0];
+        assert_eq!((nic.function, nic.has_driver, nic.answers), (bdf("01:01.0"), true, true));
+    }
+}
+
+#[test]
+fn whole_lives_on_the_bundled_machines() {
+    live_on_all(bundled());
+}
+
+#[test]
+fn whole_lives_on_collected_machines() {
+    live_on_all(collected());
+}
+
+/// Lives on all machines, two at a time, and fails with everything that went wrong.
+fn live_on_all(folders: Vec<Folder>) {
+    let failures = Mutex::new(Vec::new());
+    let queue = Mutex::new(folders.into_iter());
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let Some(folder) = queue.lock().unwrap().next() else { break };
+                    let (text, failed) = live_on(&folder);
+                    print!("{text}");
+                    failures.lock().unwrap().extend(failed);
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{} lives failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// What happened on the machines of a dump, and the first failure of each life that has one nobody knows.
+fn live_on(folder: &Folder) -> (String, Vec<String>) {
+    let (mut text, mut failures) = (String::new(), Vec::new());
+    for loaded in folder.machines() {
+        let name = format!("{} {:04x}", folder.name(), loaded.segment);
+        let mut machine = loaded.machine;
+        let topology = topology(&mut machine).unwrap();
+        let bare = KERNELS.map(|kernel| (kernel, Bare::new(machine.clone(), kernel)));
+        for kind in MoveKind::ALL {
+            let (mut whole, mut known) = (0, BTreeMap::<_, usize>::new());
+            for (one, kernel) in lives(&topology, kind) {
+                let mut vm = Vm::start(machine.clone(), &moves::plan(&topology, &one)).unwrap();
+                let report = live(kernel, &mut vm, &watched(&one));
+                let bare = bare.iter().find(|(of, _)| *of == kernel).map(|(_, bare)| bare).unwrap();
+                match report.failures.first() {
+                    None => whole += 1,
+                    Some(first) => match Known::of(first, &vm, bare, &one) {
+                        Some(cause) => *known.entry(cause).or_default() += 1,
+                        None => failures.push(format!("{name} {kernel} {one:?}: {first}")),
+                    },
+                }
+            }
+            let _ = writeln!(text, "{name} {kind:?}: {whole} lives as they should be; known failures {known:?}");
+        }
+    }
+    (text, failures)
+}
+
+/// Moves of a kind, each with both kernels.
+fn lives(topology: &Topology<FUNCTIONS>, kind: MoveKind) -> Vec<(Move, Kind)> {
+    let (accepted, _) = moves::accepted(topology, moves::candidates(topology, kind));
+    let tried = moves::spread(accepted, TRIED);
+    tried.into_iter().flat_map(|one| KERNELS.map(|kernel| (one.clone(), kernel))).collect()
+}
+
+fn watched(one: &Move) -> Vec<Bdf> {
+    one.iter().map(|(_, Guest(guest))| *guest).collect()
+}
