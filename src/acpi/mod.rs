@@ -26,10 +26,17 @@
 //! Functions that change a table check it first, and leave it as it is when there is something wrong with it; what they
 //! write has a good checksum. Section numbers are of the ACPI Specification 6.5, where nothing else is said.
 
+mod dmar;
+mod ivrs;
 mod mcfg;
+mod path;
+mod record;
 mod root;
 mod table;
 
+pub use dmar::rewrite_scopes;
+pub use ivrs::add_aliases;
 pub use mcfg::{EcamWindow, Mcfg};
+pub use path::{MAX_HOPS, Path};
 pub use root::{RootTable, Rsdp, point_entry, remove_entry};
 pub use table::{Fault, Header, Signature, Table, TableError, hide};

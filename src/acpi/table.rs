@@ -6,6 +6,9 @@ use thiserror::Error;
 use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::record::{Length, Record, Row};
+use crate::address::{Bdf, Guest, Host};
+
 /// The four letters that say what a table is.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
@@ -120,6 +123,15 @@ pub enum Fault {
     /// The entries of an RSDT have 32 bits.
     #[error("an entry of an RSDT cannot say {0:#x}; put the table below 4 GiB")]
     AddressTooHigh(u64),
+    /// A moved function is not behind the IOMMU that looks after its guest address.
+    #[error("{0} and {1} are not behind one IOMMU, so no alias can join them; hide the table")]
+    OtherIommu(Guest<Bdf>, Host<Bdf>),
+    /// A moved function and another one that the guest sees have the same Requester ID, so that they would share what
+    /// an alias copies.
+    #[error(
+        "requests of {0} and {1} carry the same Requester ID, or the guest sees {1} at that of {0}; hide the table"
+    )]
+    SharedRequesterId(Host<Bdf>, Host<Bdf>),
     /// The buffer for the new table is too small.
     #[error("the new table needs {needed} bytes and the buffer has {given}; pass a larger one")]
     NoRoom {
@@ -185,6 +197,12 @@ impl<'a> Table<'a> {
             found if found == signature => Self::parse(bytes),
             found => Err(Fault::WrongTable(found).of(signature, 0)),
         }
+    }
+
+    /// What it starts with, and the row of records after that.
+    pub(super) fn split(self, at: usize, length: Length) -> Result<(&'a [u8], Row<'a>), TableError> {
+        let whole = Record { offset: 0, bytes: self.bytes };
+        whole.split(at, length).ok_or(Fault::BadLength(self.header.length.get()).of(self.signature(), LENGTH))
     }
 
     /// What it is.

@@ -259,6 +259,15 @@ impl<'t> Plan<'t> {
         self.relocation_of(host).is_none_or(|relocation| relocation.guest.0 == host.0) && !self.hidden.contains(&host)
     }
 
+    /// Where the guest finds a function of the host; `None` when it does not.
+    pub(crate) fn guest_address(&self, host: Host<Bdf>) -> Option<Guest<Bdf>> {
+        match self.relocation_of(host) {
+            Some(relocation) => Some(relocation.guest),
+            None if self.hidden.contains(&host) => None,
+            None => Some(Guest(host.0)),
+        }
+    }
+
     /// The function the guest finds at this address.
     pub(crate) fn occupant(&self, guest: Guest<Bdf>) -> Option<Host<Bdf>> {
         let moved = self.relocations.iter().find(|relocation| relocation.guest == guest).map(|moved| moved.host);

@@ -1,5 +1,6 @@
 //! A simulated PCI machine, and guests that walk it the way real ones do.
 
+pub mod acpi;
 pub mod dump;
 pub mod guest;
 pub mod laws;

@@ -6,6 +6,7 @@
 mod bridge;
 mod function;
 mod list;
+mod requester;
 mod scan;
 
 pub use bridge::{Bridge, PrefetchableWindow};

@@ -2,11 +2,12 @@
 
 use core::hint::black_box;
 
+use pci_remap::Plan;
 use pci_remap::acpi::{self, Header, Mcfg, RootTable, Rsdp, Table};
 
 use crate::Any;
 
-pub(crate) fn all() {
+pub(crate) fn all(plan: &Plan<'_>) {
     let mut bytes = [0; 4096];
     bytes.iter_mut().for_each(|byte| *byte = u8::any());
     let Some(bytes) = bytes.get_mut(..usize::from(u16::any())) else { return };
@@ -23,4 +24,9 @@ pub(crate) fn all() {
     let _ = black_box(acpi::hide(bytes));
     let _ = black_box(acpi::point_entry(bytes, u64::any(), u64::any()));
     let _ = black_box(acpi::remove_entry(bytes, u64::any()));
+    let mut buffer = [0; 4096];
+    let Some(buffer) = buffer.get_mut(..usize::from(u16::any())) else { return };
+    let _ = black_box(acpi::rewrite_scopes(bytes, u16::any(), plan, buffer));
+    let _ = black_box(acpi::add_aliases(bytes, u16::any(), plan, buffer));
+    black_box(&buffer);
 }

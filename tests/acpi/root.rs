@@ -1,62 +1,12 @@
-//! Reading and editing ACPI tables, as firmware of QEMU and of PCs writes them.
+//! From RSDP to tables, and tables by themselves.
 
 use pci_remap::acpi::{
-    self, EcamWindow, Fault, Header, Mcfg, RootTable, Rsdp, Signature, Table, TableError, point_entry, remove_entry,
+    self, EcamWindow, Fault, Header, Mcfg, RootTable, Rsdp, Signature, Table, point_entry, remove_entry,
 };
 use pci_remap::mechanism::Ecam;
 use proptest::prelude::*;
 
-/// A table with this body and a good checksum.
-fn table(signature: [u8; 4], body: &[u8]) -> Vec<u8> {
-    let mut bytes = signature.to_vec();
-    bytes.extend(u32::try_from(36 + body.len()).unwrap().to_le_bytes());
-    bytes.extend(*b"\x01\0BOCHS BXPC    \x01\0\0\0BXPC\x01\0\0\0");
-    bytes.extend(body);
-    seal(&mut bytes, 9);
-    bytes
-}
-
-/// Makes all bytes sum to zero by the one at `checksum`.
-fn seal(bytes: &mut [u8], checksum: usize) {
-    bytes[checksum] = 0;
-    bytes[checksum] = bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_sub(*byte));
-}
-
-fn rsdt(entries: &[u32]) -> Vec<u8> {
-    table(*b"RSDT", &entries.iter().flat_map(|entry| entry.to_le_bytes()).collect::<Vec<_>>())
-}
-
-fn xsdt(entries: &[u64]) -> Vec<u8> {
-    table(*b"XSDT", &entries.iter().flat_map(|entry| entry.to_le_bytes()).collect::<Vec<_>>())
-}
-
-fn entries(root: &[u8]) -> Vec<u64> {
-    RootTable::parse(root).unwrap().entries().collect()
-}
-
-/// As UEFI has it.
-fn rsdp_2(rsdt: u32, xsdt: u64) -> Vec<u8> {
-    let mut bytes = rsdp_0(rsdt);
-    bytes[15] = 2;
-    seal(&mut bytes[..20], 8);
-    bytes.extend(36_u32.to_le_bytes());
-    bytes.extend(xsdt.to_le_bytes());
-    bytes.extend([0; 4]);
-    seal(&mut bytes, 32);
-    bytes
-}
-
-/// As SeaBIOS has it.
-fn rsdp_0(rsdt: u32) -> Vec<u8> {
-    let mut bytes = b"RSD PTR \0BOCHS \0".to_vec();
-    bytes.extend(rsdt.to_le_bytes());
-    seal(&mut bytes, 8);
-    bytes
-}
-
-fn fault(signature: [u8; 4], offset: usize, fault: Fault) -> TableError {
-    TableError { table: Signature(signature), offset, fault }
-}
+use crate::tables::{entries, fault, mcfg, rsdp_0, rsdp_2, rsdt, table, xsdt};
 
 #[test]
 fn the_rsdp_names_the_root_tables_of_its_revision() {
@@ -150,17 +100,6 @@ fn a_table_ends_where_its_length_says() {
     page[4] = 35;
     assert_eq!(Table::parse(&page), Err(fault(*b"SSDT", 4, Fault::BadLength(35))));
     assert_eq!(acpi::hide(&mut page), Err(fault(*b"SSDT", 4, Fault::BadLength(35))));
-}
-
-/// As QEMU's q35 has it: one window for 256 buses.
-fn mcfg(allocations: &[(u64, u16, u8, u8)]) -> Vec<u8> {
-    let mut body = vec![0; 8];
-    for (base, segment, first, last) in allocations {
-        body.extend(base.to_le_bytes());
-        body.extend(segment.to_le_bytes());
-        body.extend([*first, *last, 0, 0, 0, 0]);
-    }
-    table(*b"MCFG", &body)
 }
 
 #[test]

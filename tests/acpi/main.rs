@@ -1,0 +1,9 @@
+//! Reading and editing ACPI tables, as firmware of QEMU and of PCs writes them.
+
+mod damage;
+mod dmar;
+mod ivrs;
+mod root;
+#[path = "../support/mod.rs"]
+mod support;
+mod tables;
