@@ -95,7 +95,7 @@ fn without_arguments_a_disk_moves_behind_another_root_port() {
            \-1f.6  Intel Corporation Ethernet Connection (2) I219-V"
     );
     for line in [
-        "  info: 09:00.0: 00:01.0 is shown as an Upstream Port, so that 01:01.0 is looked for behind it (00:01.0 A0h reads 01420010)",
+        "  info: 09:00.0: 00:01.0 is shown as an Upstream Port, so that 01:01.0 is looked for behind it; it has no slot, and no PME and error services (00:01.0 A0h reads 01420010)",
         "  pci 0000:01:01.0: BAR 0: assigned [mem 0xf7010000-0xf7013fff 64bit]",
         "  pci 0000:01:01.0: enabling device (0004 -> 0006)",
         "  mem 0xf7010000-0xf7013fff -> 0xf7100000-0xf7103fff  16 KiB  09:00.0 BAR 0",

@@ -2,6 +2,7 @@
 
 mod support;
 
+use pci_remap::plan::Way;
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, FixedRange, Machine, Windows};
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::bar::BarKind;
@@ -29,7 +30,7 @@ fn the_talks_move_is_explained_and_possible() {
     assert_eq!(
         findings(machine([card("02:00.0", 0xe100_0000)]), &[("02:00.0", "01:01.0")]),
         [
-            "info: 02:00.0: 00:01.0 is shown as an Upstream Port, so that 01:01.0 is looked for behind it (00:01.0 40h reads 00427c10)"
+            "info: 02:00.0: 00:01.0 is shown as an Upstream Port, so that 01:01.0 is looked for behind it; it has no slot, and no PME and error services (00:01.0 40h reads 00427c10)"
         ]
     );
 }
@@ -93,7 +94,7 @@ fn siblings_of_a_leaving_function_0_are_not_forgotten() {
 #[test]
 fn below_a_downstream_port_only_device_0_is_looked_for() {
     let inner = windows(0xe200_0000);
-    let machine = Builder::new()
+    let mut machine = Builder::new()
         .root(0..=0xff, &[Builder::LOW_MEMORY])
         .root_port(bdf("00:01.0"), 1..=3, inner)
         .switch(bdf("01:00.0"), 2..=3, inner, &[(bdf("02:00.0"), 3..=3, inner)])
@@ -102,12 +103,35 @@ fn below_a_downstream_port_only_device_0_is_looked_for() {
         .build()
         .unwrap();
     assert_eq!(
-        errors(machine.clone(), &[("00:05.0", "03:01.0")]),
+        findings(machine.clone(), &[("00:05.0", "03:01.0")]),
         [
-            "error: 00:05.0: behind 02:00.0 only device 0 is looked for, so 03:01.0 is not found; choose a function of device 0, or a root bus (02:00.0 40h reads 00627c10)"
+            "risk: 00:05.0: 02:00.0 is shown as a PCI-X bridge, so that 03:01.0 is looked for behind it; it has no port services, and Windows may refuse what is there (02:00.0 40h reads 00627c10)"
         ]
     );
-    assert_eq!(errors(machine, &[("00:05.0", "03:00.1")]), [""; 0]);
+    assert_eq!(findings(machine.clone(), &[("00:05.0", "03:00.1")]), [""; 0]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("00:05.0"), guest("03:01.0")).unwrap();
+    let by = |way| {
+        let plan = plan.clone().find_behind(host("02:00.0"), way).unwrap();
+        plan.findings().map(|finding| format!("{}: {finding}", finding.grade())).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        by(Way::UpstreamPort),
+        [
+            "error: 00:05.0: 02:00.0 cannot be shown as an Upstream Port: it is below another port, where Linux corrects its type and does not find 03:01.0 (02:00.0 40h reads 00627c10)"
+        ]
+    );
+    assert_eq!(
+        by(Way::AriChain),
+        [
+            "error: 00:05.0: no chain (ARI) leads to 03:01.0: 02:00.0 has no second set of registers, or a function there has no ARI Capability or has Virtual Functions (02:00.0 40h reads 00627c10)"
+        ]
+    );
+    assert_eq!(
+        by(Way::AsIs),
+        [
+            "risk: 00:05.0: 02:00.0 shows as it is; only a guest that looks for all device numbers behind it finds 03:01.0 (02:00.0 40h reads 00627c10)"
+        ]
+    );
 }
 
 #[test]

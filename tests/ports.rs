@@ -2,37 +2,111 @@
 //!
 //! Each rule is tested by what is gone when it is removed.
 //!
-//! | rule | test |
+//! | rule (in `src/remapper`) | test |
 //! |---|---|
-//! | signals of a port left empty are switched off | [`a_port_left_empty_is_woken_and_silenced_before_the_guest_starts`] |
+//! | `port.rs` `keep_forwarding`, `silence`: a port left empty | [`a_port_left_empty_is_woken_and_silenced_before_the_guest_starts`] |
+//! | `port.rs` `silence`: a port with siblings left | [`a_guarded_port_is_woken_and_only_what_is_hidden_is_silenced`] |
+//! | `port.rs` `is_hidden`, `is_hidden_extended`: power states, DPC, agreements | [`a_guarded_port_has_no_power_states_and_contains_no_errors`] |
+//! | `guarded_port.rs` `guard_port`: open windows are kept, closed ones are not | [`a_guarded_port_opens_windows_firmware_left_closed`] |
+//! | `guarded_port.rs` `guard_express`: slot, payload size, agreements | [`a_guarded_port_has_no_slot_and_keeps_its_payload_size`], [`a_guarded_port_offers_only_what_is_on`] |
+//! | `guarded_port.rs` `freeze_link` of the port | [`a_guarded_port_keeps_its_link`] |
+//! | `guarded_port.rs` `leave_link_alone` of siblings | [`functions_left_behind_leave_the_link_alone`] |
+//! | `destination_port.rs` `show_ari`, `touched.rs` `chain_to`, `unchain` | [`a_chain_leads_to_the_function_and_hardware_does_not_forward_by_it`], [`without_a_chain_the_first_function_names_none`] |
+//! | `destination_port.rs` `show_upstream_port` | [`an_upstream_port_has_no_slot_no_root_registers_and_contains_no_errors`] |
+//! | `destination_port.rs` `show_pci_x_bridge` | [`a_pci_x_bridge_stands_where_the_port_was`] |
+//! | `destination_port.rs` `show_ari` where there is no chain | [`every_way_leads_to_the_function_and_to_nothing_else`] |
+//! | `destination_port.rs` `pretend_link` | [`a_port_with_nothing_wired_behind_it_shows_a_link_that_is_up`], [`a_reset_of_an_empty_link_does_not_happen`] |
+//! | `build.rs` `empty_vacated`: phantom clones | [`every_way_leads_to_the_function_and_to_nothing_else`] |
 
 mod support;
 
-use pci_remap::Dword;
-use pci_remap::sim::machine::{Blueprint, Builder, ExtendedCapability, Machine};
+use std::collections::BTreeSet;
+
+use pci_remap::plan::Way;
+use pci_remap::sim::guest::{Kind, boot};
+use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, Windows, signature};
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
+use pci_remap::{Bdf, Dword, Plan};
 use support::*;
 
+const NIC: &str = "01:01.0";
+const DESTINATION: &str = "00:01.0";
 const SOURCE: &str = "00:01.1";
+/// Where the registers of a port built by `Blueprint::port` are: Express at 40h, Power Management at 7Ch.
+const LINK_CAPABILITIES: u16 = 0x4c;
+const LINK_CONTROL: u16 = 0x50;
+const PMCSR: u16 = 0x80;
 
 fn dword(offset: u16) -> Dword {
     Dword::at(offset).unwrap()
 }
 
-/// A display behind one Root Port, a NIC behind `source`, and `others`.
-fn behind(source: Blueprint, others: impl IntoIterator<Item = Blueprint>) -> Machine {
-    let builder = Builder::new()
-        .root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY, Builder::PORTS])
-        .root_port(bdf("00:01.0"), 1..=1, windows(0xe000_0000))
-        .endpoint(Blueprint::endpoint(bdf("01:00.0")).bar(0, MEMORY, 0x10_0000, 0xe000_0000))
-        .function(source)
-        .function(nic("02:00.0"));
-    others.into_iter().fold(builder, Builder::function).build().unwrap()
+fn display() -> Blueprint {
+    Blueprint::endpoint(bdf("01:00.0"))
+        .bar(0, MEMORY, 0x10_0000, 0xe000_0000)
+        .capability(&Capability::Express(PortType::Endpoint))
+        .extended(&ExtendedCapability::SerialNumber(1))
+}
+
+/// A display that can name another function.
+fn chaining_display() -> Blueprint {
+    display().extended(&ExtendedCapability::Ari { next: 0 })
+}
+
+fn destination_port() -> Blueprint {
+    Blueprint::port(bdf(DESTINATION), PortType::RootPort, 1..=1, windows(0xe000_0000))
 }
 
 fn source_port() -> Blueprint {
     Blueprint::port(bdf(SOURCE), PortType::RootPort, 2..=2, windows(0xe100_0000))
+}
+
+/// Two ports, and the functions behind them.
+fn pc(ports: [Blueprint; 2], functions: impl IntoIterator<Item = Blueprint>) -> Machine {
+    let builder = Builder::new().root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY, Builder::PORTS]);
+    ports.into_iter().chain(functions).fold(builder, Builder::function).build().unwrap()
+}
+
+/// A function that stays where the NIC leaves.
+fn sibling() -> Blueprint {
+    Blueprint::endpoint(bdf("02:00.0"))
+        .bar(0, MEMORY, 0x1000, 0xe110_0000)
+        .capability(&Capability::Express(PortType::Endpoint))
+}
+
+/// The NIC moves away from a port behind which its sibling stays.
+fn guarded_by(port: Blueprint) -> Vm {
+    moved(pc([destination_port(), port], [display(), sibling(), nic("02:00.1")]), &[("02:00.1", NIC)])
+}
+
+fn guarded() -> Vm {
+    guarded_by(source_port())
+}
+
+/// The NIC moves to a port nothing is wired behind.
+fn alone() -> Vm {
+    moved(pc([destination_port(), source_port()], [nic("02:00.0")]), &[("02:00.0", "01:00.0")])
+}
+
+/// The talk's move, with the display chaining, and the destination port showing in this way.
+fn by(way: Way) -> Vm {
+    let mut machine = pc([destination_port(), source_port()], [chaining_display(), nic("02:00.0")]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.0"), guest(NIC)).unwrap();
+    Vm::start(machine, &plan.find_behind(host(DESTINATION), way).unwrap()).unwrap()
+}
+
+fn real(vm: &Vm, function: &str, offset: u16) -> u32 {
+    vm.machine().peek(vm.machine().original(bdf(function)).unwrap(), dword(offset))
+}
+
+/// Writes ones and zeros to all of a register, and tells which bits of the hardware's that changed.
+fn reached(vm: &mut Vm, function: &str, offset: u16) -> u32 {
+    let before = real(vm, function, offset);
+    [!0, 0].iter().fold(0, |changed, value| {
+        vm.write(function, offset, *value);
+        changed | real(vm, function, offset) ^ before
+    })
 }
 
 /// What the host writes before the guest starts.
@@ -40,18 +114,21 @@ fn preparation(vm: &Vm) -> Vec<String> {
     vm.remapper().preparation().map(|write| format!("{} <- {:x}", write.to.0, write.value)).collect()
 }
 
+fn capability_ids(vm: &mut Vm, function: &str) -> Vec<u32> {
+    let mut pointer = vm.read(function, 0x34) & 0xfc;
+    let mut ids = Vec::new();
+    while pointer != 0 {
+        let entry = vm.read(function, u16::try_from(pointer).unwrap());
+        ids.push(entry & 0xff);
+        pointer = entry >> 8 & 0xfc;
+    }
+    ids
+}
+
 #[test]
 fn a_port_left_empty_is_woken_and_silenced_before_the_guest_starts() {
     assert_eq!(preparation(&talk()), [""; 0], "a port that is silent is left alone");
-    let noisy = source_port()
-        .command(pci_remap::spec::header::Command::MEMORY_SPACE_ENABLE)
-        .extended(&ExtendedCapability::AdvancedErrorReporting)
-        .register(dword(0x50), 0x1043_0c40)
-        .register(dword(0x58), 0x0000_1038)
-        .register(dword(0x5c), 0x0001_001f)
-        .register(dword(0x80), 0x0000_000b)
-        .register(dword(0x12c), 0x0000_0007);
-    let vm = moved(behind(noisy, []), &[("02:00.0", "01:01.0")]);
+    let vm = moved(pc([destination_port(), noisy_port()], [display(), nic("02:00.0")]), &[("02:00.0", NIC)]);
     assert_eq!(
         preparation(&vm),
         [
@@ -62,8 +139,242 @@ fn a_port_left_empty_is_woken_and_silenced_before_the_guest_starts() {
             "00:01.1 50h lanes 0010 <- 0",
             "00:01.1 58h lanes 0011 <- 0",
             "00:01.1 5Ch lanes 0001 <- 10",
-            // Root Error Command.
+            // Root Error Command, DPC Control.
             "00:01.1 12Ch lanes 0001 <- 0",
+            "00:01.1 14Ch lanes 1100 <- 0",
         ]
     );
+}
+
+/// A port firmware left asleep, with all interrupts on.
+fn noisy_port() -> Blueprint {
+    source_port()
+        .command(pci_remap::spec::header::Command::MEMORY_SPACE_ENABLE)
+        .extended(&ExtendedCapability::AdvancedErrorReporting)
+        .register(dword(LINK_CONTROL), 0x1043_0c40)
+        .register(dword(0x58), 0x0000_1038)
+        .register(dword(0x5c), 0x0001_001f)
+        .register(dword(PMCSR), 0x0000_000b)
+        .register(dword(0x12c), 0x0000_0007)
+        // Downstream Port Containment, enabled for fatal errors.
+        .register(dword(0x100), 0x1482_0001)
+        .register(dword(0x148), 0x0001_001d)
+        .register(dword(0x14c), 0x0009_0000)
+}
+
+#[test]
+fn a_guarded_port_is_woken_and_only_what_is_hidden_is_silenced() {
+    assert_eq!(
+        preparation(&guarded_by(noisy_port())),
+        [
+            "00:01.1 04h lanes 0001 <- 7",
+            "00:01.1 80h lanes 0001 <- 8",
+            "00:01.1 50h lanes 0010 <- 0",
+            "00:01.1 58h lanes 0011 <- 0",
+            "00:01.1 14Ch lanes 1100 <- 0",
+        ]
+    );
+}
+
+#[test]
+fn a_guarded_port_has_no_power_states_and_contains_no_errors() {
+    let port = noisy_port().register(dword(0x148), 0x1581_001d).register(dword(0x158), 0x0001_001f);
+    let mut vm = guarded_by(port);
+    assert_eq!(capability_ids(&mut vm, SOURCE), [0x10, 0x05]);
+    // AER stays; DPC and PTM are unlinked.
+    assert_eq!(vm.read(SOURCE, 0x100), 0x0002_0001);
+    for offset in [PMCSR, 0x14c, 0x15c] {
+        assert_eq!((vm.read(SOURCE, offset), reached(&mut vm, SOURCE, offset)), (0, 0), "{offset:#x}");
+    }
+}
+
+#[test]
+fn a_guarded_port_has_no_slot_and_keeps_its_payload_size() {
+    let slot = source_port()
+        .register(dword(0x40), 0x0142_7c10)
+        .register(dword(0x54), 0x0000_007b)
+        .register(dword(0x58), 0x0040_0000)
+        .register(dword(0x48), 0x0000_2830);
+    let mut vm = guarded_by(slot);
+    assert_eq!(vm.read(SOURCE, 0x40) >> 24 & 1, 0);
+    assert_eq!([vm.read(SOURCE, 0x54), vm.read(SOURCE, 0x58)], [0, 0]);
+    assert_eq!(reached(&mut vm, SOURCE, 0x58), 0);
+    vm.write_word(SOURCE, 0x48, 0x0000_000f);
+    assert_eq!(vm.read(SOURCE, 0x48) & 0xffff, 0x000f, "it reads what the guest wrote");
+    assert_eq!(real(&vm, SOURCE, 0x48) & 0xffff, 0x002f, "error reports are the guest's, the payload size is not");
+}
+
+#[test]
+fn a_guarded_port_offers_only_what_is_on() {
+    let mut vm = guarded();
+    assert_eq!(vm.read(SOURCE, 0x64) & 0x000c_0820, 0, "LTR, ARI and OBFF");
+    assert_eq!(reached(&mut vm, SOURCE, 0x68), 0);
+    let on = source_port().register(dword(0x68), 0x0000_0400);
+    assert_eq!(guarded_by(on).read(SOURCE, 0x64) & 0x0820, 0x0800);
+}
+
+#[test]
+fn a_guarded_port_keeps_its_link() {
+    let port = source_port().register(dword(LINK_CAPABILITIES), 0x0073_f443).register(dword(LINK_CONTROL), 0xf043_0042);
+    let mut vm = guarded_by(port);
+    // No ASPM, no Clock Power Management, no reports of activity and bandwidth.
+    assert_eq!(vm.read(SOURCE, LINK_CAPABILITIES), 0x0043_f043);
+    assert_eq!(vm.read(SOURCE, LINK_CONTROL), 0x1043_0042);
+    // Link Disable, Retrain, common clock; Target Link Speed.
+    vm.write_word(SOURCE, LINK_CONTROL, 0x0070);
+    assert_eq!(vm.read(SOURCE, LINK_CONTROL), 0x1043_0050, "all but Retrain Link reads back");
+    assert_eq!(reached(&mut vm, SOURCE, LINK_CONTROL), 0);
+    vm.write_word(SOURCE, 0x70, 1);
+    assert_eq!((vm.read(SOURCE, 0x70) & 0xf, real(&vm, SOURCE, 0x70) & 0xf), (1, 3));
+}
+
+#[test]
+fn functions_left_behind_leave_the_link_alone() {
+    let mut vm = guarded();
+    assert_eq!(vm.read("02:00.0", LINK_CAPABILITIES) & 0x0004_0c00, 0, "no ASPM and no Clock Power Management");
+    assert_eq!(reached(&mut vm, "02:00.0", LINK_CONTROL), 0);
+    let stays = moved(pc([destination_port(), source_port()], [display(), nic("02:00.0")]), &[("02:00.0", NIC)]);
+    assert!(stays.remapper().to_host(guest("01:00.0")).is_none(), "another link is nobody's business");
+}
+
+#[test]
+fn a_guarded_port_opens_windows_firmware_left_closed() {
+    let io =
+        Windows { io: Some(span(0x3000, 0x1000)), memory: Some(span(0xe100_0000, 0x100_0000)), prefetchable: None };
+    let port = Blueprint::port(bdf(SOURCE), PortType::RootPort, 2..=2, io);
+    let nic = Blueprint::endpoint(bdf("02:00.1")).bar(0, MEMORY, 0x1000, 0xe100_0000);
+    let machine = pc([destination_port(), port], [display(), sibling(), nic]);
+    let mut vm = moved(machine, &[("02:00.1", NIC)]);
+    assert_eq!(reached(&mut vm, SOURCE, 0x20), 0, "the NIC's window stays");
+    assert_eq!(reached(&mut vm, SOURCE, 0x1c) & 0xffff, 0, "and so does an open I/O window");
+    assert_ne!(reached(&mut vm, SOURCE, 0x24), 0, "no prefetchable window was open");
+}
+
+#[test]
+fn every_way_leads_to_the_function_and_to_nothing_else() {
+    for way in [Way::AriChain, Way::UpstreamPort, Way::ConventionalBridge, Way::AsIs] {
+        let mut vm = by(way);
+        for phantom in (0x10..=0xff).map(|devfn| Bdf::from_routing_id(0x0100 | devfn)).filter(|bdf| bdf.device() > 1) {
+            assert_eq!(vm.read(&phantom.to_string(), 0), !0, "{way:?}: {phantom}");
+        }
+        for kind in Kind::ALL {
+            let mut vm = by(way);
+            let tree = boot(kind, &mut vm).tree;
+            let found: BTreeSet<_> = tree.devices.iter().map(|device| device.bdf.to_string()).collect();
+            let looks = way != Way::AsIs || !matches!(kind, Kind::Linux61 | Kind::Linux615);
+            let mut expected = BTreeSet::from([DESTINATION, SOURCE, "01:00.0"].map(String::from));
+            expected.extend(looks.then(|| NIC.to_owned()));
+            assert_eq!(found, expected, "{way:?}, {kind:?}");
+            let Some(nic) = tree.device(bdf(NIC)) else { continue };
+            assert_eq!(nic.read(&mut vm, 0, 8), Some(signature(0, bdf("02:00.0"), 0, 8)), "{way:?}, {kind:?}");
+            if kind == Kind::Linux61 || kind == Kind::Linux615 {
+                assert_eq!([nic.config_size, tree.device(bdf("01:00.0")).unwrap().config_size], [4096; 2], "{way:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_chain_is_chosen_where_it_can_be_and_the_first_function_is_no_card_to_be_pulled_out() {
+    let way = |port: Blueprint, display: Blueprint| {
+        let mut machine = pc([port, source_port()], [display, nic("02:00.0")]);
+        let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.0"), guest(NIC)).unwrap();
+        let text = plan.findings().map(|finding| finding.to_string()).find(|text| text.contains("show"));
+        text.unwrap().split(';').next().unwrap().to_owned()
+    };
+    let chain = "02:00.0: the functions behind 00:01.0 show as a chain (ARI) that leads to 01:01.0";
+    let upstream = "02:00.0: 00:01.0 is shown as an Upstream Port, so that 01:01.0 is looked for behind it";
+    assert_eq!(way(destination_port(), chaining_display()), chain);
+    assert_eq!(way(destination_port(), display()), upstream);
+    let hot_plug = destination_port().register(dword(0x40), 0x0142_7c10).register(dword(0x54), 0x0000_0060);
+    assert_eq!(way(hot_plug, chaining_display()), upstream);
+    let virtual_functions = ExtendedCapability::SrIov { total: 8, offset: 8, stride: 1, bars: Vec::new() };
+    assert_eq!(way(destination_port(), chaining_display().extended(&virtual_functions)), upstream);
+}
+
+#[test]
+fn a_chain_leads_to_the_function_and_hardware_does_not_forward_by_it() {
+    let mut vm = by(Way::AriChain);
+    // Serial Number at 100h, ARI at 10Ch.
+    assert_eq!([vm.read("01:00.0", 0x10c) & 0xffff, vm.read("01:00.0", 0x110)], [0x000e, 0x0800]);
+    assert_eq!(vm.read("01:00.0", 0x0c) >> 23 & 1, 1, "FreeBSD follows the chain only behind this bit");
+    assert_eq!(vm.read(DESTINATION, 0x64) & 0x20, 0x20);
+    vm.write_word(DESTINATION, 0x68, 0x0025);
+    assert_eq!((vm.read(DESTINATION, 0x68) & 0xffff, real(&vm, DESTINATION, 0x68) & 0xffff), (0x25, 0x05));
+    assert!(vm.read(DESTINATION, 0x40) >> 20 & 0xf == 4, "it is a Root Port as before");
+}
+
+#[test]
+fn a_chain_goes_on_through_functions_that_moved_there() {
+    let second = nic("02:00.0").extended(&ExtendedCapability::Ari { next: 0 });
+    let machine =
+        pc([destination_port(), source_port()], [chaining_display(), second, Blueprint::endpoint(bdf("00:05.0"))]);
+    let mut vm = moved(machine, &[("02:00.0", NIC), ("00:05.0", "01:03.0")]);
+    let tree = boot(Kind::Linux61, &mut vm).tree;
+    assert!(tree.device(bdf(NIC)).is_some() && tree.device(bdf("01:03.0")).is_some());
+    assert_eq!(vm.read(DESTINATION, 0x40) >> 20 & 0xf, 4);
+}
+
+#[test]
+fn without_a_chain_the_first_function_names_none() {
+    let machine = pc([destination_port(), source_port()], [chaining_display(), nic("02:00.0")]);
+    let mut vm = moved(machine, &[("02:00.0", "01:00.1")]);
+    assert_eq!((vm.read("01:00.0", 0x100) >> 20, vm.read("01:00.0", 0x110)), (0, 0));
+}
+
+#[test]
+fn an_upstream_port_has_no_slot_no_root_registers_and_contains_no_errors() {
+    let noisy = noisy_port().register(dword(0x40), 0x0142_7c10).register(dword(0x54), 0x0000_0060);
+    let machine = pc([destination_port(), noisy], [display(), sibling()]);
+    let mut vm = moved(machine, &[("01:00.0", "02:01.0")]);
+    assert_eq!(vm.read(SOURCE, 0x40) >> 16, 0x0052);
+    for offset in [0x54, 0x58, 0x5c, 0x60] {
+        assert_eq!((vm.read(SOURCE, offset), reached(&mut vm, SOURCE, offset)), (0, 0), "{offset:#x}");
+    }
+    assert_eq!((vm.read(SOURCE, 0x100), vm.read(SOURCE, 0x14c)), (0x0002_0001, 0));
+}
+
+#[test]
+fn a_pci_x_bridge_stands_where_the_port_was() {
+    let mut vm = by(Way::ConventionalBridge);
+    assert_eq!(capability_ids(&mut vm, DESTINATION), [0x07, 0x01, 0x05]);
+    assert_eq!([vm.read(DESTINATION, 0x40), vm.read(DESTINATION, 0x44)], [0x0000_7c07, 0xc000_0000]);
+    for offset in (0x44..0x7c).step_by(4).chain((0x100..0x1000).step_by(4)) {
+        assert_eq!(reached(&mut vm, DESTINATION, offset), 0, "{offset:#x}");
+        assert!(offset == 0x44 || vm.read(DESTINATION, offset) == 0, "{offset:#x}");
+    }
+    assert_ne!(reached(&mut vm, DESTINATION, 0x20), 0, "windows are the hardware's");
+}
+
+#[test]
+fn a_port_with_nothing_wired_behind_it_shows_a_link_that_is_up() {
+    let mut vm = moved(
+        pc(
+            [
+                destination_port()
+                    .register(dword(0x40), 0x0142_7c10)
+                    .register(dword(LINK_CAPABILITIES), 0x0073_f443)
+                    .register(dword(LINK_CONTROL), 0xc811_0040),
+                source_port(),
+            ],
+            [nic("02:00.0")],
+        ),
+        &[("02:00.0", "01:00.0")],
+    );
+    assert_eq!(capability_ids(&mut vm, DESTINATION), [0x10, 0x05], "no power states");
+    assert_eq!(vm.read(DESTINATION, 0x40) >> 16, 0x0042, "no slot");
+    assert_eq!(vm.read(DESTINATION, LINK_CAPABILITIES) >> 21 & 1, 0, "no bandwidth notification");
+    assert_eq!(vm.read(DESTINATION, LINK_CONTROL), 0x2043_0040, "active, not training, as good as it gets");
+    vm.write_word(DESTINATION, LINK_CONTROL, 0x0060);
+    assert_eq!(real(&vm, DESTINATION, LINK_CONTROL) & 0x20, 0, "nothing to retrain");
+    let trained = by(Way::AriChain).read(DESTINATION, LINK_CONTROL);
+    assert_eq!(trained, 0x3043_0040, "a real link is the hardware's");
+}
+
+#[test]
+fn a_reset_of_an_empty_link_does_not_happen() {
+    let mut vm = alone();
+    vm.write_word(DESTINATION, 0x3e, 0x0042);
+    assert_eq!(real(&vm, DESTINATION, 0x3c) >> 16, 0x0002);
+    assert_eq!(vm.read(DESTINATION, 0x3c) >> 16, 0x0042);
 }

@@ -13,13 +13,12 @@ use crate::topology::{Bar, Function};
 
 type MoveCheck = fn(&Plan<'_>, Relocation, &Function) -> Option<Finding>;
 
-const MOVE_CHECKS: [MoveCheck; 13] = [
+const MOVE_CHECKS: [MoveCheck; 12] = [
     address_occupied,
     no_way_to_the_bus,
     bridge_is_gone,
     no_first_function,
-    beyond_reach_of_scan,
-    shown_behind_upstream_port,
+    found_by,
     is_a_bridge,
     boot_display,
     fixed_addresses,
@@ -108,40 +107,16 @@ fn no_first_function(plan: &Plan<'_>, relocation: Relocation, function: &Functio
     plan.occupant(first).is_none().then(|| finding(function, Cause::NoFirstFunction(relocation.guest)))
 }
 
-/// The port whose type has to be shown differently for the function to be found.
-fn port_that_hides<'t>(plan: &Plan<'t>, relocation: Relocation) -> Option<&'t Function> {
-    let port = plan.host().bridge_to(relocation.guest.0.bus())?;
-    (port.leads_down_a_link() && relocation.guest.0.device() != 0).then_some(port)
-}
-
-/// Whether the port may be shown as an Upstream Port: below another port Linux corrects the type
-/// (`set_pcie_port_type`), on a root bus it cannot.
-fn can_be_upstream(plan: &Plan<'_>, port: &Function) -> bool {
-    plan.host().bridge_to(port.bdf().0.bus()).is_none()
-}
-
-fn on_port(
-    relocation: Relocation,
-    function: &Function,
-    port: &Function,
-    cause: fn(Guest<Bdf>, Host<Bdf>) -> Cause,
-) -> Finding {
+fn found_by(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let port = plan.host().bridge_to(relocation.guest.0.bus()).filter(|_| relocation.guest.0.device() != 0)?;
+    let way = plan.way(port)?;
+    let cause = if plan.can_show(port, way) { Cause::FoundBy } else { Cause::NotFoundBy };
     let evidence = port.express().map(|express| Evidence {
         function: port.bdf(),
         dword: express.dword,
-        value: express.registers.first().copied().unwrap_or(0),
+        value: express.register(0),
     });
-    Finding { evidence, ..finding(function, cause(relocation.guest, port.bdf())) }
-}
-
-fn beyond_reach_of_scan(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
-    let port = port_that_hides(plan, relocation).filter(|port| !can_be_upstream(plan, port))?;
-    Some(on_port(relocation, function, port, Cause::BeyondReachOfScan))
-}
-
-fn shown_behind_upstream_port(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
-    let port = port_that_hides(plan, relocation).filter(|port| can_be_upstream(plan, port))?;
-    Some(on_port(relocation, function, port, Cause::ShownBehindUpstreamPort))
+    Some(Finding { evidence, ..finding(function, cause(way, relocation.guest, port.bdf())) })
 }
 
 fn is_a_bridge(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Finding> {

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use super::Way;
 use crate::access::Dword;
 use crate::address::{Bdf, Guest, Host};
 use crate::delta::Space;
@@ -58,12 +59,11 @@ pub enum Cause {
     SiblingLeftBehind(Host<Bdf>),
     /// The function loses its sibling: drivers that pair functions of a device may miss it.
     LeavesSiblings(Host<Bdf>),
-    /// A link leads down from the destination port, behind which stock Linux looks for device 0 only; the port is
-    /// shown as an Upstream Port, behind which it looks for all 32.
-    ShownBehindUpstreamPort(Guest<Bdf>, Host<Bdf>),
-    /// A link leads down from the destination port and its type cannot be shown differently, as it is below another
-    /// port: stock Linux would not find the function.
-    BeyondReachOfScan(Guest<Bdf>, Host<Bdf>),
+    /// A link leads down from the destination port, behind which stock Linux looks for device 0 only; this is how it
+    /// finds the function all the same, and what that costs.
+    FoundBy(Way, Guest<Bdf>, Host<Bdf>),
+    /// The destination port cannot show as the caller wants it, or stock Linux would not believe it.
+    NotFoundBy(Way, Guest<Bdf>, Host<Bdf>),
     /// Bridges cannot be moved.
     IsBridge,
     /// Host bridges cannot be moved.
@@ -104,7 +104,7 @@ impl Finding {
             | Cause::BridgeIsGone(..)
             | Cause::NoFirstFunction(_)
             | Cause::SiblingLeftBehind(_)
-            | Cause::BeyondReachOfScan(..)
+            | Cause::NotFoundBy(..)
             | Cause::IsBridge
             | Cause::IsHostBridge
             | Cause::FixedAddresses
@@ -115,8 +115,9 @@ impl Finding {
             | Cause::BarUnreached(_)
             | Cause::IoBarHidden(_)
             | Cause::BootDisplay
+            | Cause::FoundBy(Way::ConventionalBridge | Way::AsIs, ..)
             | Cause::LeavesSiblings(_) => Grade::Risk,
-            Cause::ShownBehindUpstreamPort(..)
+            Cause::FoundBy(Way::AriChain | Way::UpstreamPort, ..)
             | Cause::RootWindowUnknown(_)
             | Cause::BarTrapped(..)
             | Cause::BarGrown(..)
@@ -178,12 +179,33 @@ impl fmt::Display for Cause {
                 write!(f, "{sibling} would not be found without function 0; move the whole device, or hide it too")
             }
             Self::LeavesSiblings(sibling) => write!(f, "{sibling} stays behind; a driver that pairs them will miss it"),
-            Self::ShownBehindUpstreamPort(guest, port) => {
-                write!(f, "{port} is shown as an Upstream Port, so that {guest} is looked for behind it")
+            Self::FoundBy(Way::AriChain, guest, port) => {
+                write!(
+                    f,
+                    "the functions behind {port} show as a chain (ARI) that leads to {guest}; the first must stay"
+                )
             }
-            Self::BeyondReachOfScan(guest, port) => write!(
+            Self::FoundBy(Way::UpstreamPort, guest, port) => write!(
                 f,
-                "behind {port} only device 0 is looked for, so {guest} is not found; choose a function of device 0, or a root bus"
+                "{port} is shown as an Upstream Port, so that {guest} is looked for behind it; it has no slot, and no PME and error services"
+            ),
+            Self::FoundBy(Way::ConventionalBridge, guest, port) => write!(
+                f,
+                "{port} is shown as a PCI-X bridge, so that {guest} is looked for behind it; it has no port services, and Windows may refuse what is there"
+            ),
+            Self::FoundBy(Way::AsIs, guest, port) => {
+                write!(
+                    f,
+                    "{port} shows as it is; only a guest that looks for all device numbers behind it finds {guest}"
+                )
+            }
+            Self::NotFoundBy(Way::AriChain, guest, port) => write!(
+                f,
+                "no chain (ARI) leads to {guest}: {port} has no second set of registers, or a function there has no ARI Capability or has Virtual Functions"
+            ),
+            Self::NotFoundBy(_, guest, port) => write!(
+                f,
+                "{port} cannot be shown as an Upstream Port: it is below another port, where Linux corrects its type and does not find {guest}"
             ),
             Self::IsBridge => f.write_str("a bridge cannot be moved; move the functions behind it"),
             Self::IsHostBridge => f.write_str("a host bridge cannot be moved"),

@@ -8,11 +8,13 @@ mod finding;
 mod placement;
 mod ports;
 mod relocation;
+mod way;
 
 pub use finding::{Cause, Evidence, Finding, Grade};
 pub(crate) use placement::{Place, Places, guest_address, has_page_to_itself, is_reached, shown_size};
 pub(crate) use ports::{Port, Role};
 pub use relocation::{ErrorReporting, InterruptPin, IoBars, MsixTable, Placement, Policy, Relocation};
+pub use way::Way;
 
 use heapless::Vec;
 use thiserror::Error;
@@ -47,6 +49,7 @@ pub struct Plan<'t> {
     hidden: Vec<Host<Bdf>, MAX_MOVES>,
     reserved: Vec<Guest<Span>, MAX_RESERVED>,
     bus_numbers: BusNumbers,
+    ways: Vec<way::Choice, MAX_MOVES>,
 }
 
 /// A plan cannot be made, or not be built.
@@ -111,6 +114,7 @@ impl<'t> Plan<'t> {
             hidden: Vec::new(),
             reserved: Vec::new(),
             bus_numbers: BusNumbers::Hardware,
+            ways: Vec::new(),
         }
     }
 
@@ -192,6 +196,21 @@ impl<'t> Plan<'t> {
     pub fn bus_numbers(mut self, bus_numbers: BusNumbers) -> Self {
         self.bus_numbers = bus_numbers;
         self
+    }
+
+    /// Chooses how functions moved to device numbers other than 0 behind a port are found. Otherwise the planner takes
+    /// the first of these the machine allows: [`Way::AriChain`] when the first function cannot be pulled out,
+    /// [`Way::UpstreamPort`], [`Way::ConventionalBridge`].
+    ///
+    /// # Errors
+    /// [`PlanError::NoSuchFunction`] and [`PlanError::TooMany`].
+    pub fn find_behind(mut self, port: Host<Bdf>, way: Way) -> Result<Self, PlanError> {
+        if self.host.function(port).is_none() {
+            return Err(PlanError::NoSuchFunction(port));
+        }
+        self.ways.retain(|(earlier, _)| *earlier != port);
+        self.ways.push((port, way)).map_err(|_| PlanError::TooMany(port))?;
+        Ok(self)
     }
 
     /// The moves, in the order they were added. It is also the order in which overlapping windows are served.

@@ -1,6 +1,6 @@
 //! What each bridge becomes in the guest's view.
 
-use super::{BusNumbers, Plan};
+use super::{BusNumbers, Plan, Way};
 use crate::address::{Bdf, Host};
 use crate::topology::{Bridge, Function};
 
@@ -23,8 +23,10 @@ pub(crate) struct Port<'t> {
     pub(crate) function: &'t Function,
     pub(crate) bridge: Bridge,
     pub(crate) role: Role,
-    /// Whether it is shown as an Upstream Port, so that Linux looks for all device numbers behind it.
-    pub(crate) as_upstream: bool,
+    /// How functions at other device numbers behind it are found.
+    pub(crate) way: Option<Way>,
+    /// Whether nothing is wired behind it.
+    pub(crate) has_empty_link: bool,
 }
 
 impl<'t> Plan<'t> {
@@ -35,17 +37,17 @@ impl<'t> Plan<'t> {
 
     fn port(&self, function: &'t Function) -> Option<Port<'t>> {
         let bridge = function.bridge()?;
-        let as_upstream = self.needs_all_devices(function, bridge);
+        let way = self.way(function);
         let role = if self.lost(bridge) {
             if self.guest_bus(bridge.secondary).next().is_some() { Role::Guarded } else { Role::Vacant }
-        } else if as_upstream || self.gained(bridge) {
+        } else if way.is_some() || self.gained(bridge) {
             Role::Destination
         } else if self.bus_numbers == BusNumbers::Virtual {
             Role::Bystander
         } else {
             return None;
         };
-        Some(Port { function, bridge, role, as_upstream })
+        Some(Port { function, bridge, role, way, has_empty_link: self.has_empty_link(function) })
     }
 
     /// Whether something that is wired behind the bridge does not appear behind it.
@@ -60,10 +62,6 @@ impl<'t> Plan<'t> {
     /// Whether something that is wired elsewhere appears on the secondary bus.
     fn gained(&self, bridge: Bridge) -> bool {
         self.guest_bus(bridge.secondary).any(|(_, Host(host))| !behind(bridge, host))
-    }
-
-    fn needs_all_devices(&self, function: &Function, bridge: Bridge) -> bool {
-        function.leads_down_a_link() && self.guest_bus(bridge.secondary).any(|(guest, _)| guest.0.device() != 0)
     }
 }
 

@@ -3,10 +3,10 @@
 use super::Remapper;
 use super::index::{Entry, MAX_FUNCTIONS};
 use super::rule::TooManyRules;
-use super::touched::{Touched, chains_functions};
+use super::touched::Touched;
 use crate::address::{Bdf, Guest, Host};
-use crate::plan::{Places, Plan, PlanError, Role};
-use crate::topology::MAX_ROOT_WINDOWS;
+use crate::plan::{Places, Plan, PlanError, Role, Way};
+use crate::topology::{Function, MAX_ROOT_WINDOWS};
 
 impl<const F: usize> Remapper<F> {
     pub(crate) fn clear(&mut self) {
@@ -23,6 +23,8 @@ impl<const F: usize> Remapper<F> {
         self.add_moved(plan)?;
         self.add_hidden(plan)?;
         self.add_ports(plan)?;
+        self.leave_links_alone(plan)?;
+        self.chain_functions(plan)?;
         self.set_multi_function_bits(plan)?;
         if plan.has_virtual_bus_numbers() {
             self.virtualize_bus_numbers(plan)?;
@@ -42,12 +44,15 @@ impl<const F: usize> Remapper<F> {
         for port in plan.ports() {
             let from = match port.role {
                 Role::Vacant => 0,
-                Role::Guarded | Role::Destination if port.as_upstream => 8,
+                Role::Guarded | Role::Destination if port.way.is_some() => 8,
                 Role::Guarded | Role::Destination | Role::Bystander => continue,
             };
             for devfn in from..=u8::MAX {
-                let empty = Guest(Bdf::from_routing_id(u16::from_be_bytes([port.bridge.secondary, devfn])));
-                self.set(empty, Entry::Absent)?;
+                let place = Bdf::from_routing_id(u16::from_be_bytes([port.bridge.secondary, devfn]));
+                // With ARI in hardware, functions stay at such numbers.
+                if !plan.host().function(Host(place)).is_some_and(|function| plan.stays(function.bdf())) {
+                    self.set(Guest(place), Entry::Absent)?;
+                }
             }
         }
         let leaving = plan.relocations().iter().map(|relocation| relocation.host).chain(plan.hidden().iter().copied());
@@ -77,7 +82,8 @@ impl<const F: usize> Remapper<F> {
     fn add_ports(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
         for port in plan.ports() {
             // A destination port that shows as it is needs no look.
-            if port.role == Role::Destination && !port.as_upstream && !plan.has_virtual_bus_numbers() {
+            let is_plain = port.way.is_none() && !port.has_empty_link;
+            if port.role == Role::Destination && is_plain && !plan.has_virtual_bus_numbers() {
                 continue;
             }
             let bdf = port.function.bdf();
@@ -86,6 +92,52 @@ impl<const F: usize> Remapper<F> {
             }
         }
         Ok(())
+    }
+
+    /// A link that carries a moved function stays as firmware set it up, whatever shares it.
+    fn leave_links_alone(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        let shared = plan.ports().filter(|port| port.role == Role::Guarded && port.function.leads_down_a_link());
+        for port in shared {
+            let staying = plan.host().bus(port.bridge.secondary).filter(|function| plan.stays(function.bdf()));
+            for function in staying {
+                let index = self.staying(function)?;
+                if let Some(touched) = self.functions.get_mut(index) {
+                    let left = touched.leave_link_alone(function);
+                    left.map_err(|TooManyRules| PlanError::TooManyRegisters(function.bdf()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where functions are found by their chain, each names the next in the guest's view.
+    fn chain_functions(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        for port in plan.ports().filter(|port| port.way == Some(Way::AriChain)) {
+            for (guest, host) in plan.guest_bus(port.bridge.secondary) {
+                let Some(function) = plan.host().function(host) else { continue };
+                let index = match self.index.entry(guest) {
+                    Entry::Touched(index) => index,
+                    _ => self.staying(function)?,
+                };
+                if let Some(touched) = self.functions.get_mut(index) {
+                    let mut chained = touched.chain_to(function, plan.next_in_chain(guest));
+                    if guest.0.devfn() == 0 {
+                        // FreeBSD follows a chain only behind a function with the bit.
+                        chained = chained.and_then(|()| touched.set_multi_function(true));
+                    }
+                    chained.map_err(|TooManyRules| PlanError::TooManyRegisters(host))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A function that stays where it is, touched from now on.
+    fn staying(&mut self, function: &Function) -> Result<usize, PlanError> {
+        match self.index.entry(Guest(function.bdf().0)) {
+            Entry::Touched(index) => Ok(index),
+            _ => self.add(Touched::staying(function)),
+        }
     }
 
     /// Every bridge keeps its numbers, and leads to the bus the guest means.
@@ -121,18 +173,17 @@ impl<const F: usize> Remapper<F> {
         for place in places.chain(plan.hidden().iter().map(|hidden| Guest(hidden.0))) {
             let first = place.map(|place| place.with_function(0));
             let Some(function) = plan.occupant(first).and_then(|host| plan.host().function(host)) else { continue };
-            let has_siblings = plan.has_siblings(first);
+            let is_chained = first.0.device() == 0 && plan.is_chained(first);
+            let has_siblings = plan.has_siblings(first) || is_chained;
             let touched = match self.index.entry(first) {
                 Entry::Touched(index) => Some(index),
-                _ if function.is_multi_function() == has_siblings && !chains_functions(function) => None,
-                _ => {
-                    let staying = Touched::without_function_chain(function);
-                    let staying = staying.map_err(|TooManyRules| PlanError::TooManyRegisters(function.bdf()))?;
-                    Some(self.add(staying)?)
-                }
+                _ if function.is_multi_function() == has_siblings && !function.chains_functions() => None,
+                _ => Some(self.staying(function)?),
             };
             if let Some(touched) = touched.and_then(|index| self.functions.get_mut(index)) {
-                let set = touched.set_multi_function(has_siblings);
+                let staying = plan.stays(function.bdf()) && !plan.is_chained(first);
+                let unchained = if staying { touched.unchain(function) } else { Ok(()) };
+                let set = unchained.and_then(|()| touched.set_multi_function(has_siblings));
                 set.map_err(|TooManyRules| PlanError::TooManyRegisters(function.bdf()))?;
             }
         }

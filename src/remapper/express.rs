@@ -115,7 +115,13 @@ impl Touched {
     }
 
     /// The bits of `mask` are the guest's as far as they are writable, starting as hardware's, and stay `own` in hardware.
-    fn keep_in_hardware(&mut self, dword: Dword, mask: u32, writable: u32, own: u32) -> Result<(), TooManyRules> {
+    pub(super) fn keep_in_hardware(
+        &mut self,
+        dword: Dword,
+        mask: u32,
+        writable: u32,
+        own: u32,
+    ) -> Result<(), TooManyRules> {
         self.rules.keep(dword, mask, writable, own & writable)?;
         self.rules.hold(dword, own & mask)
     }

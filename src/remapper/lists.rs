@@ -96,6 +96,13 @@ pub(super) fn hide_what_is_unknown(
     }
 }
 
+/// Number of DWORDs of the capability that starts here, as far as no other starts in it.
+pub(super) fn room_of(function: &Function, dword: Dword) -> u16 {
+    let list = function.capabilities();
+    let entry = list.iter().find(|entry| entry.dword == dword);
+    entry.map_or(1, |entry| within(entry.dwords, dword, list.iter().map(|other| other.dword)))
+}
+
 /// The part of a capability's length that no other capability of the list starts in.
 fn within(dwords: u16, first: Dword, others: impl Iterator<Item = Dword>) -> u16 {
     let room = others.filter(|other| *other > first).map(|other| other.index().wrapping_sub(first.index())).min();

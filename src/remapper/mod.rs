@@ -1,7 +1,9 @@
 //! The state machine: guest accesses in, decisions and map changes out.
 
 mod build;
+mod destination_port;
 mod express;
+mod guarded_port;
 mod index;
 mod lists;
 mod moved;

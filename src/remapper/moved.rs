@@ -39,10 +39,13 @@ impl Touched {
         let line = function.header(header::INTERRUPT) & 0xff;
         rules.keep(header::INTERRUPT, 0xffff, 0xff, pin | line)?;
         hide_capabilities(rules, function, |id| is_hidden(relocation, id))?;
-        hide_extended_capabilities(rules, function, |id| is_hidden_extended(relocation, id))?;
+        let names_next = plan.next_in_chain(relocation.guest).is_some();
+        let is_hidden_extended =
+            |id| is_hidden_extended(relocation, id) && !(names_next && id == ExtendedCapabilityId::ARI);
+        hide_extended_capabilities(rules, function, is_hidden_extended)?;
         if relocation.policy == Policy::Strict {
             let is_shown = |id| !is_hidden(relocation, id);
-            hide_what_is_unknown(rules, function, is_shown, |id| !is_hidden_extended(relocation, id));
+            hide_what_is_unknown(rules, function, is_shown, |id| !is_hidden_extended(id));
         }
         Ok(moved)
     }

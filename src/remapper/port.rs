@@ -1,18 +1,18 @@
 //! The rules of a bridge something left or moved behind.
 
-use super::lists::hide_capabilities;
+use super::lists::{hide_capabilities, hide_extended_capabilities};
 use super::rule::{Effect, TooManyRules};
 use super::touched::{Touched, low};
 use crate::access::Dword;
 use crate::address::Host;
-use crate::plan::{Port, Role};
+use crate::plan::{Port, Role, Way};
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId, extended_control_dword};
 use crate::spec::header::{self, Command};
 use crate::spec::{express, power_management, type1};
 use crate::topology::Function;
 
 /// The Command bits that make a bridge forward.
-const FORWARDING: Command =
+pub(super) const FORWARDING: Command =
     Command::IO_SPACE_ENABLE.union(Command::MEMORY_SPACE_ENABLE).union(Command::BUS_MASTER_ENABLE);
 
 /// The Command bits a PCI Express function has (7.5.1.1.3).
@@ -25,12 +25,16 @@ impl Touched {
         let mut touched = Self::staying(port.function);
         match port.role {
             Role::Vacant => touched.show_conventional_bridge(port)?,
-            Role::Guarded => touched.guard_bridge(port)?,
+            Role::Guarded => touched.guard_port(port.function, port.bridge)?,
+            Role::Destination if port.has_empty_link => touched.pretend_link(port.function)?,
             Role::Destination | Role::Bystander => {}
         }
-        if let Some(express) = port.function.express().filter(|_| port.as_upstream && port.role != Role::Vacant) {
-            let type_and_slot = express::PORT_TYPE | express::SLOT_IMPLEMENTED;
-            touched.rules.fix(express.dword, type_and_slot, express::UPSTREAM_PORT)?;
+        if let (Some(way), Some(express), true) = (port.way, port.function.express(), port.role != Role::Vacant) {
+            touched.show_way(way, port.function, express)?;
+        }
+        if port.role != Role::Vacant {
+            hide_capabilities(&mut touched.rules, port.function, |id| is_hidden(port, id))?;
+            hide_extended_capabilities(&mut touched.rules, port.function, |id| is_hidden_extended(port, id))?;
         }
         Ok(touched)
     }
@@ -62,7 +66,10 @@ impl Touched {
         rules.drop_writes(header::COMMAND, !0)?;
         rules.keep(header::HEADER_TYPE, 0xff00_ffff, 0xffff, function.header(header::HEADER_TYPE))?;
         rules.drop_writes(header::HEADER_TYPE, !0)?;
-        self.keep_bridge_registers(function)?;
+        self.keep_routing(function)?;
+        self.keep_io_window(function)?;
+        self.keep_memory_window(function)?;
+        self.keep_prefetchable_window(function)?;
         let rules = &mut self.rules;
         // 7.5.1.3.7: Secondary Status of a bridge nothing answers behind.
         rules.fix(type1::IO_WINDOW, 0xffff_0000, 0)?;
@@ -82,44 +89,43 @@ impl Touched {
         }
         self.fill_empty_bars(function);
         self.keep_forwarding(function);
-        self.silence(function);
+        self.silence(function, port.role);
         Ok(())
     }
 
-    /// Something is still found behind it: it stays a port, but the routing hardware needs is not the guest's to change.
-    fn guard_bridge(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
-        self.rules.keep(header::COMMAND, low(FORWARDING), low(FORWARDING), port.function.header(header::COMMAND))?;
-        self.rules.hold(header::COMMAND, low(FORWARDING))?;
-        self.keep_bridge_registers(port.function)?;
-        self.keep_forwarding(port.function);
-        Ok(())
-    }
-
-    /// Bus numbers, windows and Bridge Control read back what the guest writes, and stay as they are in hardware.
-    fn keep_bridge_registers(&mut self, function: &Function) -> Result<(), TooManyRules> {
-        let header = |dword| function.header(dword);
-        self.rules.keep(type1::BUS_NUMBERS, !0, !0, header(type1::BUS_NUMBERS))?;
-        // 7.5.1.3.6: a window that is not implemented is zero and read-only.
-        let io = header(type1::IO_WINDOW) & 0xffff;
-        let io_writable = if io == 0 { 0 } else { 0xf0f0 };
-        self.rules.keep(type1::IO_WINDOW, 0xffff, io_writable, io)?;
-        let has_io_upper = io & 0xf == 1;
-        self.rules.keep(type1::IO_UPPER, !0, if has_io_upper { !0 } else { 0 }, header(type1::IO_UPPER))?;
-        self.rules.keep(type1::MEMORY_WINDOW, !0, 0xfff0_fff0, header(type1::MEMORY_WINDOW) & 0xfff0_fff0)?;
-        let prefetchable = header(type1::PREFETCHABLE_WINDOW);
-        let writable = if prefetchable == 0 { 0 } else { 0xfff0_fff0 };
-        self.rules.keep(type1::PREFETCHABLE_WINDOW, !0, writable, prefetchable)?;
-        let upper = if prefetchable & 0xf == 1 { !0 } else { 0 };
-        for dword in [type1::PREFETCHABLE_BASE_UPPER, type1::PREFETCHABLE_LIMIT_UPPER] {
-            self.rules.keep(dword, !0, upper, header(dword))?;
-        }
+    /// Bus numbers and Bridge Control read back what the guest writes, and stay as they are in hardware.
+    pub(super) fn keep_routing(&mut self, function: &Function) -> Result<(), TooManyRules> {
+        self.rules.keep(type1::BUS_NUMBERS, !0, !0, function.header(type1::BUS_NUMBERS))?;
         // 7.5.1.3.13, and the discard timers of conventional bridges in bits 11:8.
-        let control = header(type1::BRIDGE_CONTROL);
-        self.rules.keep(type1::BRIDGE_CONTROL, 0xffff_0000, 0x0fff_0000, control)
+        self.rules.keep(type1::BRIDGE_CONTROL, 0xffff_0000, 0x0fff_0000, function.header(type1::BRIDGE_CONTROL))
+    }
+
+    /// 7.5.1.3.6: a window that is not implemented is zero and read-only.
+    pub(super) fn keep_io_window(&mut self, function: &Function) -> Result<(), TooManyRules> {
+        let io = function.header(type1::IO_WINDOW) & 0xffff;
+        self.rules.keep(type1::IO_WINDOW, 0xffff, if io == 0 { 0 } else { 0xf0f0 }, io)?;
+        let upper = if io & 0xf == 1 { !0 } else { 0 };
+        self.rules.keep(type1::IO_UPPER, !0, upper, function.header(type1::IO_UPPER))
+    }
+
+    pub(super) fn keep_memory_window(&mut self, function: &Function) -> Result<(), TooManyRules> {
+        let window = function.header(type1::MEMORY_WINDOW) & 0xfff0_fff0;
+        self.rules.keep(type1::MEMORY_WINDOW, !0, 0xfff0_fff0, window)
+    }
+
+    pub(super) fn keep_prefetchable_window(&mut self, function: &Function) -> Result<(), TooManyRules> {
+        let window = function.header(type1::PREFETCHABLE_WINDOW);
+        let writable = if window == 0 { 0 } else { 0xfff0_fff0 };
+        self.rules.keep(type1::PREFETCHABLE_WINDOW, !0, writable, window)?;
+        let upper = if window & 0xf == 1 { !0 } else { 0 };
+        for dword in [type1::PREFETCHABLE_BASE_UPPER, type1::PREFETCHABLE_LIMIT_UPPER] {
+            self.rules.keep(dword, !0, upper, function.header(dword))?;
+        }
+        Ok(())
     }
 
     /// The function behind the bridge is reached as long as the bridge forwards and is awake.
-    fn keep_forwarding(&mut self, function: &Function) {
+    pub(super) fn keep_forwarding(&mut self, function: &Function) {
         self.prepare(header::COMMAND, low(FORWARDING), low(FORWARDING), low(function.command()));
         if let Some(power) = function.capabilities().iter().find(|entry| entry.id == CapabilityId::POWER_MANAGEMENT)
             && let Some(control) = power.dword.plus(power_management::CONTROL)
@@ -128,14 +134,15 @@ impl Touched {
         }
     }
 
-    /// A port the guest takes for something else raises no interrupts and reports no errors nobody looks at, and does
-    /// not take its link down because of one.
-    fn silence(&mut self, function: &Function) {
+    /// What the guest does not see of a port raises no interrupts and reports no errors, and does not take the link down
+    /// because of one.
+    pub(super) fn silence(&mut self, function: &Function, role: Role) {
         if let Some(express) = function.express() {
+            let root = express::ROOT_SYSTEM_ERRORS | express::ROOT_PME_INTERRUPT;
             let controls = [
                 (express::LINK_CONTROL, express::LINK_INTERRUPTS),
                 (express::SLOT_CONTROL, express::SLOT_INTERRUPTS),
-                (express::ROOT_CONTROL, express::ROOT_SYSTEM_ERRORS | express::ROOT_PME_INTERRUPT),
+                (express::ROOT_CONTROL, if role == Role::Vacant { root } else { 0 }),
             ];
             for (register, enables) in controls {
                 if let Some(dword) = express.dword.plus(register) {
@@ -146,7 +153,7 @@ impl Touched {
         for entry in function.extended_capabilities() {
             let enables = match entry.id {
                 // 7.8.4.9: three interrupt enables.
-                ExtendedCapabilityId::AER => 0b111,
+                ExtendedCapabilityId::AER if role == Role::Vacant => 0b111,
                 // 7.9.14.3: the upper half of the DWORD.
                 ExtendedCapabilityId::DPC => 0xffff_0000,
                 _ => continue,
@@ -155,5 +162,28 @@ impl Touched {
                 self.prepare(dword, enables, 0, entry.control);
             }
         }
+    }
+}
+
+/// Power states take a link down (`pci_set_low_power_state`), and a bridge that renumbers moves what is behind it.
+fn is_hidden(port: &Port<'_>, id: CapabilityId) -> bool {
+    match id {
+        CapabilityId::POWER_MANAGEMENT => {
+            port.role == Role::Guarded || port.role == Role::Destination && port.has_empty_link
+        }
+        CapabilityId::FLATTENING_PORTAL_BRIDGE => port.role == Role::Guarded,
+        _ => false,
+    }
+}
+
+/// What takes a link down because of an error (7.9.14), or has to agree with the function that left. An Upstream Port
+/// contains no errors.
+fn is_hidden_extended(port: &Port<'_>, id: ExtendedCapabilityId) -> bool {
+    match id {
+        ExtendedCapabilityId::DPC => port.role == Role::Guarded || port.way == Some(Way::UpstreamPort),
+        ExtendedCapabilityId::VIRTUAL_CHANNEL | ExtendedCapabilityId::L1_PM_SUBSTATES | ExtendedCapabilityId::PTM => {
+            port.role == Role::Guarded
+        }
+        _ => false,
     }
 }

@@ -7,7 +7,7 @@ use super::lists::hide_extended_capabilities;
 use super::rule::{Effect, Rules, TooManyRules};
 use super::window::{Concealed, Trapped, Window};
 use crate::access::{Dword, Lanes};
-use crate::address::{Bdf, Host, Span};
+use crate::address::{Bdf, Guest, Host, Span};
 use crate::plan::{Plan, is_reached, shown_size};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
 use crate::spec::capability::ExtendedCapabilityId;
@@ -83,10 +83,19 @@ impl Touched {
 
     /// A first function that stays, of a device whose functions change. With ARI its Next Function Number leads past new
     /// functions, or ends the search where one left (Linux's `next_ari_fn`); without, all eight are looked for.
-    pub(super) fn without_function_chain(function: &Function) -> Result<Self, TooManyRules> {
-        let mut staying = Self::staying(function);
-        hide_extended_capabilities(&mut staying.rules, function, |id| id == ExtendedCapabilityId::ARI)?;
-        Ok(staying)
+    pub(super) fn unchain(&mut self, function: &Function) -> Result<(), TooManyRules> {
+        if !function.chains_functions() {
+            return Ok(());
+        }
+        hide_extended_capabilities(&mut self.rules, function, |id| id == ExtendedCapabilityId::ARI)
+    }
+
+    /// Names the function that comes next in the guest's view; none ends the chain (7.8.8.2). Function groups are those
+    /// of the hardware's chain, and not shown.
+    pub(super) fn chain_to(&mut self, function: &Function, next: Option<Guest<Bdf>>) -> Result<(), TooManyRules> {
+        let ari = function.extended_capability(ExtendedCapabilityId::ARI).and_then(|ari| ari.plus(1));
+        let next = next.map_or(0, |Guest(next)| u32::from(next.devfn()));
+        ari.map_or(Ok(()), |ari| self.rules.fix(ari, !0, next << 8))
     }
 
     /// Sets Multi-Function Device to whether the guest finds other functions in the device.
@@ -154,11 +163,6 @@ impl Touched {
             self.rules.zero_untreated(dword);
         }
     }
-}
-
-/// Whether the function says which functions its device has (7.8.7.2).
-pub(super) fn chains_functions(function: &Function) -> bool {
-    function.extended_capability(ExtendedCapabilityId::ARI).is_some()
 }
 
 pub(super) const fn low(command: Command) -> u32 {

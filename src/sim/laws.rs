@@ -16,12 +16,12 @@ use crate::access::{Access, Dword, Width};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{ReadDecision, WriteDecision};
 use crate::delta::{Backing, Space};
-use crate::plan::{IoBars, MsixTable, Plan, Relocation};
+use crate::plan::{IoBars, MsixTable, Plan, Relocation, Way};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
-use crate::spec::capability::{extended_next_of, next_of};
+use crate::spec::capability::{CapabilityId, extended_next_of, next_of};
 use crate::spec::header::{self, Command};
-use crate::spec::{type0, type1};
-use crate::topology::{Bar, Function, ROM, Topology};
+use crate::spec::{express, power_management, type0, type1};
+use crate::topology::{Bar, Bridge, Function, ROM, Topology};
 
 /// Runs a scenario and holds every law after every step.
 ///
@@ -54,6 +54,8 @@ struct Session<'t> {
     touchable: BTreeSet<Bdf>,
     /// Host registers no guest may change, with their values.
     fixed: Vec<(FunctionId, Dword, u32, u32)>,
+    /// Ports shown as PCI-X bridges.
+    pci_x: Vec<Host<Bdf>>,
     refuses: bool,
     virtual_bus_numbers: bool,
     /// Whether the guest has given buses other numbers, so that guest addresses mean something else than at the start.
@@ -64,6 +66,8 @@ impl<'t> Session<'t> {
     fn new(vm: Vm, topology: &'t Topology<FUNCTIONS>, plan: &Plan<'_>, virtual_bus_numbers: bool) -> Self {
         let relocations = plan.relocations().to_vec();
         let hidden = plan.hidden().to_vec();
+        let shows_pci_x = |function: &&Function| plan.way(function) == Some(Way::ConventionalBridge);
+        let pci_x = topology.functions().iter().filter(shows_pci_x).map(Function::bdf).collect();
         let mut session = Self {
             vm,
             topology,
@@ -72,6 +76,7 @@ impl<'t> Session<'t> {
             vacated: Vec::new(),
             touchable: BTreeSet::new(),
             fixed: Vec::new(),
+            pci_x,
             refuses: false,
             virtual_bus_numbers,
             renumbered: false,
@@ -103,7 +108,8 @@ impl<'t> Session<'t> {
     }
 
     /// Moved and vacated addresses, their devices' first functions, the bridges above both, and the buses right behind
-    /// those bridges, as numbers that are no device's have to be empty there.
+    /// those bridges, as numbers that are no device's have to be empty there. Functions that share the link of one that
+    /// left, as the link stays as it is; and those that are chained with one that came.
     fn find_touchable(&self) -> BTreeSet<Bdf> {
         let mut touchable = BTreeSet::new();
         let guests = self.relocations.iter().map(|relocation| relocation.guest.0);
@@ -113,6 +119,9 @@ impl<'t> Session<'t> {
             if self.topology.view().bridge_to(place.bus()).is_some() {
                 let behind = (0..=255).map(|devfn| Bdf::from_routing_id(u16::from_be_bytes([place.bus(), devfn])));
                 touchable.extend(behind.filter(|bdf| self.topology.view().function(Host(*bdf)).is_none()));
+                let port = self.topology.view().bridge_to(place.bus()).filter(|port| port.leads_down_a_link());
+                let beside = self.topology.view().bus(place.bus()).filter(|_| port.is_some());
+                touchable.extend(beside.map(|function| function.bdf().0));
             }
         }
         touchable
@@ -143,15 +152,41 @@ impl<'t> Session<'t> {
                 if self.has_left(host, bridge) {
                     fix(bridge.bdf().0, header::COMMAND, 0x7);
                     fix(bridge.bdf().0, type1::BUS_NUMBERS, !0);
-                    fix(bridge.bdf().0, type1::IO_WINDOW, 0xffff);
-                    for offset in (0x20..=0x30).step_by(4) {
-                        fix(bridge.bdf().0, Dword::at(offset).unwrap(), !0);
+                    for (dword, mask) in self.fixed_windows(bridge) {
+                        fix(bridge.bdf().0, dword, mask);
                     }
+                    fix_link(bridge, &mut fix);
                     fix(bridge.bdf().0, type1::BRIDGE_CONTROL, 0xffff_0000);
                 }
             }
         }
         fixed
+    }
+
+    /// The windows a function that left needs, and all of a bridge nothing is found behind. What is found behind may need
+    /// a window firmware left closed.
+    fn fixed_windows(&self, bridge: &Function) -> Vec<(Dword, u32)> {
+        let windows = bridge.bridge().expect("it is a bridge");
+        let is_vacant = !self.is_found_behind(windows);
+        let mut fixed = Vec::new();
+        if is_vacant || windows.io.is_some() {
+            fixed.extend([(type1::IO_WINDOW, 0xffff), (type1::IO_UPPER, !0)]);
+        }
+        if is_vacant || windows.memory.is_some() {
+            fixed.push((type1::MEMORY_WINDOW, !0));
+        }
+        if is_vacant || windows.prefetchable.is_some() {
+            fixed.push((type1::PREFETCHABLE_WINDOW, !0));
+            fixed.extend([(type1::PREFETCHABLE_BASE_UPPER, !0), (type1::PREFETCHABLE_LIMIT_UPPER, !0)]);
+        }
+        fixed
+    }
+
+    /// Whether the guest finds something on the bus right behind a bridge.
+    fn is_found_behind(&self, bridge: Bridge) -> bool {
+        let moved_in = self.relocations.iter().any(|relocation| relocation.guest.0.bus() == bridge.secondary);
+        let left: Vec<_> = self.leaving().collect();
+        moved_in || self.topology.view().bus(bridge.secondary).any(|function| !left.contains(&function.bdf()))
     }
 
     /// Whether the guest does not find a function, wired behind a bridge, on the buses of that bridge.
@@ -266,6 +301,25 @@ impl<'t> Session<'t> {
         if !self.renumbered {
             fold(self);
         }
+    }
+}
+
+/// Link Control, payload size and power state of a port a function left.
+fn fix_link(bridge: &Function, fix: &mut impl FnMut(Bdf, Dword, u32)) {
+    let bdf = bridge.bdf().0;
+    if let Some(express) = bridge.express() {
+        let mut at = |register, mask| fix(bdf, express.dword.plus(register).unwrap(), mask);
+        at(express::DEVICE_CONTROL, express::MAX_PAYLOAD_SIZE);
+        // What raises interrupts is switched off by the preparation.
+        at(express::LINK_CONTROL, 0xffff & !express::LINK_INTERRUPTS);
+        at(express::SLOT_CONTROL, 0xffff & !express::SLOT_INTERRUPTS);
+        if express.has_second_set() {
+            at(express::DEVICE_CONTROL_2, 0xffff);
+            at(express::LINK_CONTROL_2, 0xffff);
+        }
+    }
+    if let Some(power) = bridge.capability(CapabilityId::POWER_MANAGEMENT) {
+        fix(bdf, power.plus(power_management::CONTROL).unwrap(), power_management::POWER_STATE);
     }
 }
 
@@ -530,6 +584,7 @@ fn lists_end(session: &mut Session<'_>) {
     let all: Vec<_> = moved.chain(bridges.map(|bridge| (bridge.bdf().0, bridge.bdf()))).collect();
     for (guest, host) in all {
         let function = session.topology.view().function(host).unwrap();
+        let pci_x = session.pci_x.clone();
         let mut read = |dword| session.vm.config_read(Guest(Access::whole(guest, dword)));
         let mut seen = Vec::new();
         let has_list = read(header::COMMAND) >> 20 & 1 == 1;
@@ -539,12 +594,12 @@ fn lists_end(session: &mut Session<'_>) {
             let dword = Dword::holding(pointer.into());
             assert!(dword >= header::END && !seen.contains(&dword), "law 8, lists end: {guest} {dword}");
             let entry = read(dword);
-            let known = function.capabilities().iter().find(|known| known.dword == dword);
-            assert_eq!(
-                Some(entry & 0xff),
-                known.map(|known| u32::from(known.id.0)),
-                "law 8, lists end: {guest} {dword}"
-            );
+            let known = function.capabilities().iter().find(|known| known.dword == dword).map(|known| known.id);
+            let shown = known.map(|id| match id {
+                CapabilityId::PCI_EXPRESS if pci_x.contains(&host) => CapabilityId::PCI_X,
+                id => id,
+            });
+            assert_eq!(Some(entry & 0xff), shown.map(|id| u32::from(id.0)), "law 8, lists end: {guest} {dword}");
             seen.push(dword);
             pointer = next_of(entry);
         }

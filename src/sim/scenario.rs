@@ -9,7 +9,7 @@ use super::platform::RootWindow;
 use crate::access::Width;
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
-use crate::plan::{BusNumbers, ErrorReporting, Grade, IoBars, MsixTable, Placement, Plan, Policy, Relocation};
+use crate::plan::{BusNumbers, ErrorReporting, Grade, IoBars, MsixTable, Placement, Plan, Policy, Relocation, Way};
 use crate::spec::bar::BarKind;
 use crate::spec::express::PortType;
 use crate::spec::header::Command;
@@ -28,6 +28,9 @@ pub struct Scenario {
     /// Which functions are hidden, by their place among all that are no bridges.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 2>))]
     pub hidden: Vec<u8>,
+    /// How functions behind ports are found, by the place of the port among all bridges.
+    #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 2>))]
+    pub ways: Vec<(u8, Way)>,
     /// Whether bus numbers are virtual.
     pub virtual_bus_numbers: bool,
     /// What the guest does.
@@ -235,6 +238,11 @@ impl Scenario {
             let next = step.relocations(pick, topology);
             let next = next.into_iter().try_fold(plan.clone(), Plan::with);
             plan = next.ok().filter(is_possible).unwrap_or(plan);
+        }
+        let ports: Vec<_> = topology.functions().iter().filter(|function| function.bridge().is_some()).collect();
+        for (index, way) in &self.ways {
+            let Some(port) = ports.get(usize::from(*index) % ports.len().max(1)) else { continue };
+            plan = plan.clone().find_behind(port.bdf(), *way).ok().filter(is_possible).unwrap_or(plan);
         }
         for host in self.hidden.iter().filter_map(|index| pick(*index)) {
             plan = plan.clone().hide(host).ok().filter(is_possible).unwrap_or(plan);

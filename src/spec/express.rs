@@ -95,6 +95,39 @@ pub const SLOT_CONTROL_2: u16 = 14;
 /// ARI Forwarding Enable in Device Control 2.
 pub const ARI_FORWARDING_ENABLE: u32 = 1 << 5;
 
+/// Hot-Plug Capable in Slot Capabilities.
+pub const HOT_PLUG_CAPABLE: u32 = 1 << 6;
+/// Max_Payload_Size in Device Control, at bit 5.
+pub const MAX_PAYLOAD_SIZE: u32 = 0x7 << 5;
+
+/// ASPM Support in Link Capabilities.
+pub const ASPM_SUPPORT: u32 = 0xc00;
+/// Clock Power Management in Link Capabilities.
+pub const CLOCK_POWER_MANAGEMENT: u32 = 1 << 18;
+/// Data Link Layer Link Active Reporting Capable in Link Capabilities.
+pub const LINK_ACTIVE_REPORTING: u32 = 1 << 20;
+/// Link Bandwidth Notification Capability in Link Capabilities.
+pub const LINK_BANDWIDTH_NOTIFICATION: u32 = 1 << 21;
+/// Speed and width of a link, in Link Capabilities and in Link Status alike.
+pub const SPEED_AND_WIDTH: u32 = 0x3ff;
+/// Retrain Link in Link Control; reads zero.
+pub const RETRAIN_LINK: u32 = 1 << 5;
+/// Link Training, in the DWORD of Link Control.
+pub const LINK_TRAINING: u32 = 1 << 27;
+/// Data Link Layer Link Active, in the DWORD of Link Control.
+pub const LINK_ACTIVE: u32 = 1 << 29;
+/// Link Bandwidth Management Status and Link Autonomous Bandwidth Status, in the DWORD of Link Control.
+pub const LINK_EVENTS: u32 = 0b11 << 30;
+
+/// ARI Forwarding Supported in Device Capabilities 2.
+pub const ARI_FORWARDING_SUPPORTED: u32 = 1 << 5;
+/// LTR Mechanism Supported in Device Capabilities 2.
+pub const LTR_SUPPORTED: u32 = 1 << 11;
+/// OBFF Supported in Device Capabilities 2.
+pub const OBFF_SUPPORTED: u32 = 0x3 << 18;
+/// LTR Mechanism Enable in Device Control 2.
+pub const LTR_ENABLE: u32 = 1 << 10;
+
 /// The interrupt enables of Link Control: Link Bandwidth Management and Link Autonomous Bandwidth.
 pub const LINK_INTERRUPTS: u32 = 0b11 << 10;
 /// The interrupt enables of Slot Control: five events, Hot-Plug, and Data Link Layer State Changed.
@@ -117,17 +150,10 @@ pub const FUNCTION_LEVEL_RESET: u32 = 1 << 28;
 
 /// The four error reporting enables in Device Control.
 pub const ERROR_REPORTING: u32 = 0xf;
-/// Max_Payload_Size in Device Control, at bit 5.
-pub const MAX_PAYLOAD_SIZE: u32 = 0x7 << 5;
 /// Phantom Functions Enable in Device Control.
 pub const PHANTOM_FUNCTIONS_ENABLE: u32 = 1 << 9;
 /// Initiate Function Level Reset in Device Control; reads zero.
 pub const INITIATE_FUNCTION_LEVEL_RESET: u32 = 1 << 15;
-
-/// ASPM Support in Link Capabilities.
-pub const ASPM_SUPPORT: u32 = 0xc00;
-/// Clock Power Management in Link Capabilities.
-pub const CLOCK_POWER_MANAGEMENT: u32 = 1 << 18;
 
 /// ASPM Control in Link Control.
 pub const ASPM_CONTROL: u32 = 0x3;
@@ -142,14 +168,8 @@ pub const HARDWARE_AUTONOMOUS_WIDTH_DISABLE: u32 = 1 << 9;
 /// Slot Clock Configuration in Link Status.
 pub const SLOT_CLOCK_CONFIGURATION: u32 = 1 << 28;
 
-/// ARI Forwarding Supported in Device Capabilities 2.
-pub const ARI_FORWARDING_SUPPORTED: u32 = 1 << 5;
-/// LTR Mechanism Supported in Device Capabilities 2.
-pub const LTR_SUPPORTED: u32 = 1 << 11;
 /// 10-Bit Tag Completer and Requester Supported in Device Capabilities 2.
 pub const TEN_BIT_TAGS_SUPPORTED: u32 = 0x3 << 16;
-/// OBFF Supported in Device Capabilities 2.
-pub const OBFF_SUPPORTED: u32 = 0x3 << 18;
 /// FRS Supported in Device Capabilities 2.
 pub const FRS_SUPPORTED: u32 = 1 << 31;
 

@@ -10,6 +10,7 @@ pub mod enhanced_allocation;
 pub mod express;
 pub mod header;
 pub mod msix;
+pub mod pci_x;
 pub mod power_management;
 pub mod resizable_bar;
 pub mod sriov;

@@ -25,6 +25,9 @@ pub const ROM: Dword = Dword::at(0x38).unwrap();
 /// Interrupt Line (7:0), Interrupt Pin (15:8) and Bridge Control (31:16).
 pub const BRIDGE_CONTROL: Dword = Dword::at(0x3c).unwrap();
 
+/// Secondary Bus Reset in the DWORD at [`BRIDGE_CONTROL`].
+pub const SECONDARY_BUS_RESET: u32 = (BridgeControl::SECONDARY_BUS_RESET.bits() as u32) << 16;
+
 bitflags! {
     /// Bridge Control register (7.5.1.3.13).
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
