@@ -11,12 +11,12 @@ use std::thread;
 
 use collection::moves::{self, Kind as MoveKind, Move};
 use collection::{Folder, bundled, collected};
-use pci_remap::sim::guest::Kind;
 use pci_remap::sim::guest::life::{Failure, Fault, Life, Report, Step};
-use pci_remap::sim::machine::Machine;
+use pci_remap::sim::guest::{Kind, Resource};
+use pci_remap::sim::machine::{Machine, signature};
 use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
 use pci_remap::{Bdf, Guest, Host, Space, Topology};
-use support::{bdf, talk};
+use support::{bdf, guest, host, talk};
 
 /// Moves of each kind that are tried on a machine, by both kernels.
 const TRIED: usize = 4;
@@ -104,11 +104,40 @@ fn live(kind: Kind, vm: &mut Vm, watched: &[Bdf]) -> Report {
 #[test]
 fn the_talk_needs_no_kernel_option() {
     for kind in KERNELS {
-        let report = live(kind, &mut talk(), &[bdf("01:01.0")]);
+        let mut vm = talk();
+        let report = live(kind, &mut vm, &[bdf("01:01.0")]);
         assert_eq!(report.failures, []);
         let nic = &report.watched[0];
         assert_eq!((nic.function, nic.has_driver, nic.answers), (bdf("01:01.0"), true, true));
+        assert_eq!(silent_bars(&mut vm, &report, host("02:00.0"), guest("01:01.0")), []);
+        // The port it left is the host's alone.
+        assert_eq!(writes_to(&vm, bdf("00:01.1")), 0);
     }
+}
+
+/// Memory BARs of a moved function that do not read the function's own memory.
+fn silent_bars(vm: &mut Vm, report: &Report, host: Host<Bdf>, guest: Guest<Bdf>) -> Vec<usize> {
+    let Some(device) = report.boot.tree.device(guest.0) else { return vec![usize::MAX] };
+    let segment = report.boot.tree.segment;
+    let bars = device.bars.iter().filter(|bar| bar.bar != Resource::ROM && bar.kind.is_memory() && bar.span.is_some());
+    // The last DWORD, as the first may belong to the MSI-X Table; BARs below a page are shown as one.
+    let real = vm.machine().function(vm.machine().original(host.0).unwrap()).clone();
+    let ends: Vec<_> = bars.filter_map(|bar| Some((bar.bar, real.bar(bar.bar)?.size - 4))).collect();
+    let is_silent =
+        |(bar, at): &(usize, u64)| device.read(vm, *bar, *at) != Some(signature(segment, host.0, *bar, *at));
+    ends.into_iter().filter(is_silent).map(|(bar, _)| bar).collect()
+}
+
+/// How many of the guest's writes reached registers of a function.
+fn writes_to(vm: &Vm, host: Bdf) -> usize {
+    vm.made_writes().iter().filter(|write| write.to.0.function() == host).count()
+}
+
+/// The bridges above moved functions behind which the guest finds nothing, whether it is there or not.
+fn left_ports(topology: &Topology<FUNCTIONS>, report: &Report, one: &Move) -> Vec<Bdf> {
+    let bridges = one.iter().filter_map(|(host, _)| topology.view().bridge_to(host.0.bus()));
+    let ports = bridges.map(|bridge| bridge.bdf().0);
+    ports.filter(|port| report.boot.tree.devices.iter().all(|device| device.parent != Some(*port))).collect()
 }
 
 #[test]
@@ -150,20 +179,36 @@ fn live_on(folder: &Folder) -> (String, Vec<String>) {
         let topology = topology(&mut machine).unwrap();
         let bare = KERNELS.map(|kernel| (kernel, Bare::new(machine.clone(), kernel)));
         for kind in MoveKind::ALL {
-            let (mut whole, mut known) = (0, BTreeMap::<_, usize>::new());
+            let (mut whole, mut known, mut ports, mut writes) = (0, BTreeMap::<_, usize>::new(), 0, 0);
             for (one, kernel) in lives(&topology, kind) {
                 let mut vm = Vm::start(machine.clone(), &moves::plan(&topology, &one)).unwrap();
                 let report = live(kernel, &mut vm, &watched(&one));
                 let bare = bare.iter().find(|(of, _)| *of == kernel).map(|(_, bare)| bare).unwrap();
+                let left = left_ports(&topology, &report, &one);
+                ports += left.len();
+                writes += left.iter().map(|port| writes_to(&vm, *port)).sum::<usize>();
                 match report.failures.first() {
-                    None => whole += 1,
+                    None => {
+                        whole += 1;
+                        let silent = one.iter().map(|(host, guest)| silent_bars(&mut vm, &report, *host, *guest));
+                        let silent: Vec<_> = silent.collect();
+                        if silent.iter().any(|bars| !bars.is_empty()) {
+                            failures.push(format!("{name} {kernel} {one:?}: BARs {silent:?} do not answer"));
+                        }
+                    }
                     Some(first) => match Known::of(first, &vm, bare, &one) {
                         Some(cause) => *known.entry(cause).or_default() += 1,
                         None => failures.push(format!("{name} {kernel} {one:?}: {first}")),
                     },
                 }
             }
-            let _ = writeln!(text, "{name} {kind:?}: {whole} lives as they should be; known failures {known:?}");
+            let _ = writeln!(
+                text,
+                "{name} {kind:?}: {whole} lives as they should be; known failures {known:?}; {writes} writes reached {ports} ports left empty"
+            );
+            if writes != 0 {
+                failures.push(format!("{name} {kind:?}: {writes} writes reached a port left empty"));
+            }
         }
     }
     (text, failures)
