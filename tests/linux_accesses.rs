@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::cell::RefCell;
+use core::cell::RefCell;
 use std::rc::Rc;
 
 use pci_remap::sim::guest::Kind;

@@ -13,10 +13,11 @@ use collection::moves::{self, Kind as MoveKind, Move};
 use collection::{Folder, bundled, collected};
 use pci_remap::sim::guest::life::{Failure, Fault, Life, Report, Step};
 use pci_remap::sim::guest::{Kind, Resource};
-use pci_remap::sim::machine::{Machine, signature};
+use pci_remap::sim::machine::{Blueprint, Capability, ExtendedCapability, Machine, VfBar, signature};
 use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
+use pci_remap::spec::express::PortType;
 use pci_remap::{Bdf, Guest, Host, Space, Topology};
-use support::{bdf, guest, host, talk};
+use support::{MEMORY_64, bdf, guest, host, moved, nic, talk, windows};
 
 /// Moves of each kind that are tried on a machine, by both kernels.
 const TRIED: usize = 4;
@@ -223,4 +224,28 @@ fn lives(topology: &Topology<FUNCTIONS>, kind: MoveKind) -> Vec<(Move, Kind)> {
 
 fn watched(one: &Move) -> Vec<Bdf> {
     one.iter().map(|(_, Guest(guest))| *guest).collect()
+}
+
+/// `pci_realloc_detect`: VF BARs without an address make Linux release windows and place what is behind them anew.
+#[test]
+fn windows_placed_anew_for_virtual_functions_are_no_harm() {
+    let vf_bar = VfBar { kind: MEMORY_64, size: 0x40_0000, address: 0 };
+    let sriov = ExtendedCapability::SrIov { total: 8, offset: 16, stride: 1, bars: vec![(0, vf_bar)] };
+    let adapter = Blueprint::endpoint(bdf("03:00.0"))
+        .bar(0, MEMORY_64, 0x1_0000, 0x10_0200_0000)
+        .capability(&Capability::Express(PortType::Endpoint))
+        .extended(&sriov);
+    for kind in KERNELS {
+        let port = Blueprint::port(bdf("00:02.0"), PortType::RootPort, 3..=3, windows(0xe200_0000));
+        let machine = support::machine([nic("02:00.0"), port, adapter.clone()]);
+        let mut vm = moved(machine, &[("02:00.0", "01:01.0")]);
+        let mut life = Life::start(kind, &mut vm, &[bdf("01:01.0"), bdf("03:00.0")]).unwrap();
+        // Removing everything leads to `Known::VacatedAddressesReused`.
+        Step::ALL.into_iter().filter(|step| *step != Step::RemoveEverything).for_each(|step| life.run(step));
+        let report = life.finish();
+        assert!(report.boot.log.iter().any(|line| line.contains(" released")), "{:#?}", report.boot.log);
+        assert!(!report.failures.iter().any(is_expected), "{:#?}", report.failures);
+        assert_eq!(silent_bars(&mut vm, &report, host("02:00.0"), guest("01:01.0")), []);
+        assert_eq!(writes_to(&vm, bdf("00:01.1")), 0);
+    }
 }

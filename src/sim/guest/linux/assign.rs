@@ -2,6 +2,7 @@
 
 use std::vec::Vec;
 
+use super::realloc::Failed;
 use super::resource::{self, BRIDGE, Flags, IOV, Parent, ROM, Resource};
 use super::{Linux, Release};
 use crate::address::Span;
@@ -20,20 +21,17 @@ impl Linux<'_> {
     pub(super) fn assign_resources(&mut self) {
         self.for_each_root_bus(Self::allocate_rom_resources);
         self.for_each_root_bus(|linux, bus| {
-            linux.size_bridges(bus);
-            if linux.bus_assign_resources(bus) {
-                linux.log.push("Some PCI device resources are unassigned, try booting with pci=realloc".into());
-            }
+            linux.assign_unassigned_root_bus_resources(bus);
             linux.dump_resources(bus);
         });
     }
 
-    /// `__pci_bus_assign_resources`: depth last, then the bridge is programmed. Returns whether something failed.
-    pub(super) fn bus_assign_resources(&mut self, bus: usize) -> bool {
+    /// `__pci_bus_assign_resources`: depth last, then the bridge is programmed. Returns what there was no room for.
+    pub(super) fn bus_assign_resources(&mut self, bus: usize) -> Vec<Failed> {
         let mut failed = self.assign_sorted(bus);
         for dev in self.buses[bus].devices.clone() {
             if let Some(child) = self.devices[dev].subordinate {
-                failed |= self.bus_assign_resources(child);
+                failed.extend(self.bus_assign_resources(child));
                 if self.is_bridge(dev) && !self.devices[dev].enabled {
                     self.setup_bridge(child);
                 }
@@ -43,7 +41,7 @@ impl Linux<'_> {
     }
 
     /// `pbus_assign_resources_sorted`.
-    fn assign_sorted(&mut self, bus: usize) -> bool {
+    fn assign_sorted(&mut self, bus: usize) -> Vec<Failed> {
         let mut wanted = Vec::new();
         for dev in self.buses[bus].devices.clone() {
             if self.is_left_alone(dev) {
@@ -68,14 +66,17 @@ impl Linux<'_> {
             }
         }
         // Where windows were sized by what is behind them, the optional comes last.
-        let sized = self.buses[bus].sized;
+        let sized = self.buses[bus].sized && !self.optional_is_needed;
         let mut wanted = hardest_first(wanted, |(_, _, align)| *align);
         wanted.sort_by_key(|(_, index, _)| sized && is_optional(*index));
-        let mut failed = false;
+        let mut failed = Vec::new();
         for (dev, index, _) in wanted {
             let wanted = self.devices[dev].resources[index];
             if !self.assign_resource(dev, index) {
-                failed |= !is_optional(index) && wanted.size > wanted.optional;
+                let is_needed = if self.optional_is_needed { index != ROM } else { !is_optional(index) };
+                if is_needed && (self.optional_is_needed || wanted.size > wanted.optional) {
+                    failed.push((dev, index, wanted));
+                }
                 // reset_resource
                 if BRIDGE.contains(&index) {
                     self.devices[dev].resources[index] = Resource::default();

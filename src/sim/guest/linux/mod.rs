@@ -2,11 +2,11 @@
 //!
 //! One file for each matter. Enumeration, in the order it runs: [`scan`] (and in it, for each function, [`setup_device`]
 //! with [`sizing`] and [`bridge_windows`], then [`configure_device`], [`init_capabilities`] with [`ptm`], [`aer`] and
-//! [`sriov`], and for each link [`aspm`] with [`l1ss`]), [`claim`], [`size_bridges`], [`assign`] (with [`setup_bridge`]).
+//! [`sriov`], and for each link [`aspm`] with [`l1ss`]), [`claim`], [`size_bridges`], [`realloc`] ([`assign`], [`setup_bridge`]).
 //! Then what [`life`] runs: [`portdrv`] with its services ([`pme`], [`aer`], [`pciehp`], [`dpc`], [`bwctrl`]),
-//! [`drivers`] and [`probe`] with [`interrupts`], [`power`], [`runtime`] and [`sleep`] with [`save`] and [`restore`],
-//! [`reset`], [`remove`], [`shutdown`]. [`express`] is how they all reach the PCI Express Capability, [`link`] how they
-//! wait for a link and retrain it.
+//! [`drivers`] and [`probe`] with [`interrupts`], [`power`], [`runtime`] and [`sleep`] with [`save`], [`restore`] and
+//! [`vc`], [`reset`], [`remove`], [`shutdown`]. [`express`] is how they all reach the PCI Express Capability, [`link`]
+//! how they wait for a link and retrain it.
 //!
 //! Assumed of the machine: firmware from 2015 or later that leaves native control of all services to the system
 //! (`_OSC`), no ACPI power resources, no kernel option. Kernel functions are named where their order or their rule is
@@ -48,6 +48,7 @@ mod portdrv;
 mod power;
 mod probe;
 mod ptm;
+mod realloc;
 mod remove;
 mod report;
 mod reset;
@@ -63,6 +64,7 @@ mod size_bridges;
 mod sizing;
 mod sleep;
 mod sriov;
+mod vc;
 
 /// Which kernel it is, where they differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +89,8 @@ struct Linux<'p> {
     devices: Vec<Dev>,
     /// The interrupt number given out last.
     last_irq: u32,
+    /// Whether optional resources (ROMs, VF BARs, room for what is plugged in) count as needed.
+    optional_is_needed: bool,
 }
 
 /// `struct pci_bus`.
@@ -190,7 +194,16 @@ impl<'p> Linux<'p> {
             root.windows.iter().map(resource).collect()
         };
         let roots = config.firmware.roots.iter().map(windows).collect();
-        Self { release, config, log: Vec::new(), roots, buses: Vec::new(), devices: Vec::new(), last_irq: 23 }
+        Self {
+            release,
+            config,
+            log: Vec::new(),
+            roots,
+            buses: Vec::new(),
+            devices: Vec::new(),
+            last_irq: 23,
+            optional_is_needed: false,
+        }
     }
 
     /// Everything up to the time drivers are loaded.

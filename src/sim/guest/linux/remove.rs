@@ -47,7 +47,7 @@ impl Linux<'_> {
                     linux.size_bridges(child);
                 }
             }
-            linux.bus_assign_resources(bus);
+            let _ = linux.bus_assign_resources(bus);
             linux.add_devices(bus);
         });
     }
@@ -62,7 +62,7 @@ impl Linux<'_> {
                 self.devices[bridge].resources[index] = super::resource::Resource::default();
             }
         }
-        self.bus_assign_resources(bus);
+        let _ = self.bus_assign_resources(bus);
         self.setup_bridge(bus);
         self.reenable_device(bridge);
         self.set_master(bridge);

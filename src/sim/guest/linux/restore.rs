@@ -13,6 +13,7 @@ impl Linux<'_> {
             self.write32(dev, at + LTR_LATENCIES, latencies);
         }
         self.restore_express(dev, &saved);
+        self.restore_channels(dev, &saved.channels);
         self.restore_resizable_bars(dev);
         if let Some(control) = saved.dpc {
             self.restore_dpc(dev, control);

@@ -4,6 +4,7 @@ use std::vec::Vec;
 
 use super::Linux;
 use super::express::Register;
+use super::vc::Channels;
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
 
 /// Maximum snoop latencies of the LTR capability.
@@ -33,6 +34,7 @@ pub(super) struct Saved {
     pub(super) dpc: Option<u16>,
     pub(super) aer: Vec<u32>,
     pub(super) ptm: Option<u32>,
+    pub(super) channels: Vec<Channels>,
 }
 
 impl Linux<'_> {
@@ -48,7 +50,8 @@ impl Linux<'_> {
         let dpc = self.save_dpc(dev);
         let aer = self.save_aer(dev);
         let ptm = self.save_ptm(dev);
-        self.devices[dev].saved = Some(Saved { header, express, l1ss, pci_x, ltr, dpc, aer, ptm });
+        let channels = self.save_channels(dev);
+        self.devices[dev].saved = Some(Saved { header, express, l1ss, pci_x, ltr, dpc, aer, ptm, channels });
     }
 
     pub(super) fn find_ltr(&mut self, dev: usize) -> Option<u16> {

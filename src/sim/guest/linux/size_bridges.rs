@@ -62,7 +62,7 @@ impl Linux<'_> {
             let spread = (small & 0xff).saturating_add((small & !0xff).saturating_mul(4));
             align_up(spread.saturating_add(large), align)
         };
-        let extra = if self.devices[bridge].hotplug { HOTPLUG_IO } else { 0 };
+        let extra = if self.devices[bridge].hotplug && !self.optional_is_needed { HOTPLUG_IO } else { 0 };
         self.keep_size(bus, bridge, IO_WINDOW, needed(small), needed(small.max(extra)), align);
     }
 
@@ -78,7 +78,7 @@ impl Linux<'_> {
         for (number, resource) in self.unclaimed(bus, &|flags| fits(flags & KIND)) {
             let align = resource.alignment();
             let taken = resource.size.max(align);
-            if number == ROM || IOV.contains(&number) {
+            if (number == ROM || IOV.contains(&number)) && !self.optional_is_needed {
                 optional = optional.saturating_add(taken);
                 add_align = add_align.max(align);
                 continue;
@@ -93,7 +93,7 @@ impl Linux<'_> {
             }
         }
         let align = mem_align(&aligns);
-        let extra = if self.devices[bridge].hotplug { HOTPLUG_MEMORY } else { 0 };
+        let extra = if self.devices[bridge].hotplug && !self.optional_is_needed { HOTPLUG_MEMORY } else { 0 };
         let needed = align_up(size, align);
         let most = align_up(size.saturating_add(optional).max(extra), align.max(add_align));
         let align = if optional > 0 { align.max(add_align) } else { align };
