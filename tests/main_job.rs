@@ -207,7 +207,7 @@ fn a_refused_plan_names_every_error() {
   01:00.0: BAR 0 needs 0x1000000 bytes, and no window that leads to 09:00.0 has room (01:00.0 10h reads f6000000)
   01:00.0: BAR 1 needs 0x400000000 bytes, and no window that leads to 09:00.0 has room (01:00.0 14h reads 0000000c)
   01:00.0: BAR 3 needs 0x2000000 bytes, and no window that leads to 09:00.0 has room (01:00.0 1Ch reads 0000000c)
-  01:00.0: 01:00.1 would not be found without function 0; move the whole device, or hide it too"
+  01:00.0: 01:00.1 would not be found without function 0; move the whole device, hide it too, or leave an inert function 0 there"
         )
     );
 }

@@ -79,7 +79,9 @@ fn siblings_of_a_leaving_function_0_are_not_forgotten() {
     let mut two = machine([card("02:00.0", 0xe100_0000), card("02:00.1", 0xe110_0000)]);
     assert_eq!(
         errors(two.clone(), &[("02:00.0", "01:01.0")]),
-        ["error: 02:00.0: 02:00.1 would not be found without function 0; move the whole device, or hide it too"]
+        [
+            "error: 02:00.0: 02:00.1 would not be found without function 0; move the whole device, hide it too, or leave an inert function 0 there"
+        ]
     );
     let topology = scan(&mut two);
     let device = Plan::new(topology).relocate_device(host("02:00.0"), guest("01:01.0")).unwrap();

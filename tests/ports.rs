@@ -16,18 +16,19 @@
 //! | `destination_port.rs` `show_pci_x_bridge` | [`a_pci_x_bridge_stands_where_the_port_was`] |
 //! | `destination_port.rs` `show_ari` where there is no chain | [`every_way_leads_to_the_function_and_to_nothing_else`] |
 //! | `destination_port.rs` `pretend_link` | [`a_port_with_nothing_wired_behind_it_shows_a_link_that_is_up`], [`a_reset_of_an_empty_link_does_not_happen`] |
+//! | `inert.rs` | [`an_inert_function_is_nobodys`], [`siblings_stay_reachable_behind_an_inert_function_0`], [`a_placeholder_keeps_the_address_and_the_port_awake`] |
 //! | `build.rs` `empty_vacated`: phantom clones | [`every_way_leads_to_the_function_and_to_nothing_else`] |
 
 mod support;
 
 use std::collections::BTreeSet;
 
-use pci_remap::plan::Way;
+use pci_remap::plan::{Vacated, Way};
 use pci_remap::sim::guest::{Kind, boot};
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, Windows, signature};
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
-use pci_remap::{Bdf, Dword, Plan};
+use pci_remap::{Bdf, Dword, Plan, PlanError};
 use support::*;
 
 const NIC: &str = "01:01.0";
@@ -377,4 +378,65 @@ fn a_reset_of_an_empty_link_does_not_happen() {
     vm.write_word(DESTINATION, 0x3e, 0x0042);
     assert_eq!(real(&vm, DESTINATION, 0x3c) >> 16, 0x0002);
     assert_eq!(vm.read(DESTINATION, 0x3c) >> 16, 0x0042);
+}
+
+/// Of two functions of a device the first moves; the second may be in the plan too, where it is.
+fn first_leaves(vacated: Vacated, keeps_second: bool) -> Result<Vm, PlanError> {
+    let second = Blueprint::endpoint(bdf("02:00.1"))
+        .bar(0, MEMORY, 0x1000, 0xe110_0000)
+        .capability(&Capability::Express(PortType::Endpoint));
+    let mut machine = pc([destination_port(), source_port()], [display(), nic("02:00.0"), second]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.0"), guest(NIC)).unwrap();
+    let plan = if keeps_second { plan.relocate(host("02:00.1"), guest("02:00.1")).unwrap() } else { plan };
+    Vm::start(machine, &plan.vacated(vacated))
+}
+
+#[test]
+fn siblings_stay_reachable_behind_an_inert_function_0() {
+    assert!(matches!(first_leaves(Vacated::Empty, false), Err(PlanError::Refused(_))));
+    for kind in Kind::ALL {
+        // edk2 places everything anew, while the port's windows stay: what is behind it has to be in the plan.
+        let mut vm = first_leaves(Vacated::InertFirst, kind == Kind::Edk2).unwrap();
+        let tree = boot(kind, &mut vm).tree;
+        let second = tree.device(bdf("02:00.1")).unwrap();
+        assert_eq!(second.read(&mut vm, 0, 4), Some(signature(0, bdf("02:00.1"), 0, 4)), "{kind:?}");
+        let nic = tree.device(bdf(NIC)).unwrap();
+        assert_eq!(nic.read(&mut vm, 0, 4), Some(signature(0, bdf("02:00.0"), 0, 4)), "{kind:?}");
+        let inert = tree.device(bdf("02:00.0")).unwrap();
+        assert_eq!((inert.bars.len(), inert.multi_function, inert.class.0), (0, true, 0xff_0000), "{kind:?}");
+    }
+}
+
+#[test]
+fn an_inert_function_is_nobodys() {
+    let mut vm = first_leaves(Vacated::InertFirst, false).unwrap();
+    assert_eq!(
+        [0x00, 0x08, 0x0c, 0x34].map(|offset| vm.read("02:00.0", offset)),
+        [0xffff_8086, 0xff00_0000, 0x80_0000, 0x40]
+    );
+    assert_eq!(capability_ids(&mut vm, "02:00.0"), [0x10], "an Endpoint without power states");
+    // No limits to latency, Role-Based Error Reporting, no reset; no ASPM; the link is the real one's.
+    assert_eq!([0x40, 0x44, 0x4c].map(|offset| vm.read("02:00.0", offset)), [0x0002_0010, 0x0000_8fc1, 0x0043_f043]);
+    assert_eq!(vm.read("02:00.0", 0x50), 0x1043_0040);
+    for offset in (0..0x1000).step_by(4) {
+        vm.write("02:00.0", offset, !0);
+    }
+    assert_eq!(vm.read("02:00.0", 0x04), 0x0010_0504);
+    assert_eq!(vm.made_writes(), []);
+    assert_eq!(vm.remapper().to_host(guest("02:00.0")), Some(None));
+    assert_eq!(vm.remapper().to_guest(host("02:00.0")), Some(guest(NIC)));
+    assert_eq!(vm.second_stage().mappings(), []);
+}
+
+#[test]
+fn a_placeholder_keeps_the_address_and_the_port_awake() {
+    let mut machine = pc([destination_port(), source_port()], [display(), nic("02:00.0")]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.0"), guest(NIC)).unwrap();
+    let mut vm = Vm::start(machine, &plan.vacated(Vacated::Placeholder)).unwrap();
+    assert_eq!((vm.read("02:00.0", 0), vm.read("02:00.0", 0x0c)), (0xffff_8086, 0), "without siblings");
+    assert_eq!(capability_ids(&mut vm, SOURCE), [0x10, 0x05], "a port with something behind it, always in D0");
+    let tree = boot(Kind::Linux61, &mut vm).tree;
+    assert!(tree.device(bdf("02:00.0")).is_some() && tree.device(bdf(NIC)).is_some());
+    let mut empty = talk();
+    assert_eq!(empty.read("02:00.0", 0), !0, "nothing is there unless the plan says so");
 }

@@ -104,7 +104,8 @@ fn bridge_is_gone(plan: &Plan<'_>, relocation: Relocation, function: &Function) 
 
 fn no_first_function(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
     let first = relocation.guest.map(|guest| guest.with_function(0));
-    plan.occupant(first).is_none().then(|| finding(function, Cause::NoFirstFunction(relocation.guest)))
+    let is_missing = plan.occupant(first).is_none() && !plan.is_inert(first);
+    is_missing.then(|| finding(function, Cause::NoFirstFunction(relocation.guest)))
 }
 
 fn found_by(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
@@ -171,7 +172,9 @@ fn leaves_siblings(plan: &Plan<'_>, relocation: Relocation, function: &Function)
 fn sibling_left_behind(plan: &Plan<'_>, host: Host<Bdf>, number: u8) -> Option<Finding> {
     let sibling = host.map(|bdf| bdf.with_function(number));
     let stays = plan.host().function(sibling).is_some() && plan.stays(sibling);
-    let stranded = host.0.function() == 0 && stays && plan.occupant(Guest(host.0)).is_none();
+    let place = Guest(host.0);
+    let is_gone = plan.occupant(place).is_none() && !plan.is_inert(place);
+    let stranded = host.0.function() == 0 && stays && is_gone;
     stranded.then_some(Finding { function: host, cause: Cause::SiblingLeftBehind(sibling), evidence: None })
 }
 

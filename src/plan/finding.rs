@@ -176,7 +176,10 @@ impl fmt::Display for Cause {
                 write!(f, "{guest} is never looked for: its device has no function 0; move a function there as well")
             }
             Self::SiblingLeftBehind(sibling) => {
-                write!(f, "{sibling} would not be found without function 0; move the whole device, or hide it too")
+                write!(
+                    f,
+                    "{sibling} would not be found without function 0; move the whole device, hide it too, or leave an inert function 0 there"
+                )
             }
             Self::LeavesSiblings(sibling) => write!(f, "{sibling} stays behind; a driver that pairs them will miss it"),
             Self::FoundBy(Way::AriChain, guest, port) => {

@@ -8,12 +8,14 @@ mod finding;
 mod placement;
 mod ports;
 mod relocation;
+mod vacated;
 mod way;
 
 pub use finding::{Cause, Evidence, Finding, Grade};
 pub(crate) use placement::{Place, Places, guest_address, has_page_to_itself, is_reached, shown_size};
 pub(crate) use ports::{Port, Role};
 pub use relocation::{ErrorReporting, InterruptPin, IoBars, MsixTable, Placement, Policy, Relocation};
+pub use vacated::Vacated;
 pub use way::Way;
 
 use heapless::Vec;
@@ -50,6 +52,7 @@ pub struct Plan<'t> {
     reserved: Vec<Guest<Span>, MAX_RESERVED>,
     bus_numbers: BusNumbers,
     ways: Vec<way::Choice, MAX_MOVES>,
+    vacated: Vacated,
 }
 
 /// A plan cannot be made, or not be built.
@@ -115,6 +118,7 @@ impl<'t> Plan<'t> {
             reserved: Vec::new(),
             bus_numbers: BusNumbers::Hardware,
             ways: Vec::new(),
+            vacated: Vacated::Empty,
         }
     }
 
@@ -195,6 +199,13 @@ impl<'t> Plan<'t> {
     #[must_use]
     pub fn bus_numbers(mut self, bus_numbers: BusNumbers) -> Self {
         self.bus_numbers = bus_numbers;
+        self
+    }
+
+    /// Says what the guest finds at addresses functions left.
+    #[must_use]
+    pub fn vacated(mut self, vacated: Vacated) -> Self {
+        self.vacated = vacated;
         self
     }
 

@@ -39,7 +39,7 @@ impl<'t> Plan<'t> {
         let bridge = function.bridge()?;
         let way = self.way(function);
         let role = if self.lost(bridge) {
-            if self.guest_bus(bridge.secondary).next().is_some() { Role::Guarded } else { Role::Vacant }
+            if self.is_inhabited(bridge.secondary) { Role::Guarded } else { Role::Vacant }
         } else if way.is_some() || self.gained(bridge) {
             Role::Destination
         } else if self.bus_numbers == BusNumbers::Virtual {

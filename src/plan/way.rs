@@ -59,7 +59,8 @@ impl Plan<'_> {
     fn can_chain(&self, port: &Function) -> bool {
         let (Some(bridge), Some(express)) = (port.bridge(), port.express()) else { return false };
         let mut last = None;
-        let mut chains = express.has_second_set();
+        let has_inert = self.inert().any(|Host(host)| host.bus() == bridge.secondary);
+        let mut chains = express.has_second_set() && !has_inert;
         let Some(first) = Bdf::new(bridge.secondary, 0, 0) else { return false };
         let mut next = Some(Guest(first));
         while let Some(guest) = next.filter(|_| chains) {

@@ -22,6 +22,7 @@ impl<const F: usize> Remapper<F> {
         self.empty_vacated(plan)?;
         self.add_moved(plan)?;
         self.add_hidden(plan)?;
+        self.add_inert(plan)?;
         self.add_ports(plan)?;
         self.leave_links_alone(plan)?;
         self.chain_functions(plan)?;
@@ -75,6 +76,15 @@ impl<const F: usize> Remapper<F> {
     fn add_hidden(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
         for function in plan.hidden().iter().filter_map(|host| plan.host().function(*host)) {
             self.add(Touched::hidden(plan, function))?;
+        }
+        Ok(())
+    }
+
+    fn add_inert(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        for function in plan.inert().filter_map(|host| plan.host().function(host)) {
+            let bdf = function.bdf();
+            let inert = Touched::inert(function, plan.has_siblings(Guest(bdf.0)));
+            self.add(inert.map_err(|TooManyRules| PlanError::TooManyRegisters(bdf))?)?;
         }
         Ok(())
     }

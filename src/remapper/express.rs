@@ -98,13 +98,8 @@ impl Touched {
         let own = express.register(express::LINK_CONTROL);
         let clocks = port.map_or(own, |port| port.register(express::LINK_CONTROL));
         let control = at(express, express::LINK_CONTROL);
-        let writable = express::ASPM_CONTROL
-            | express::READ_COMPLETION_BOUNDARY
-            | express::COMMON_CLOCK_CONFIGURATION
-            | express::EXTENDED_SYNCH
-            | express::HARDWARE_AUTONOMOUS_WIDTH_DISABLE;
         let shown = own & express::READ_COMPLETION_BOUNDARY | clocks & express::COMMON_CLOCK_CONFIGURATION;
-        self.rules.keep(control, 0xffff, writable, shown)?;
+        self.rules.keep(control, 0xffff, express::LINK_CHOICES, shown)?;
         self.rules.hold(control, own & 0xffff)?;
         self.rules.fix(control, express::SLOT_CLOCK_CONFIGURATION, clocks)?;
         if !express.has_second_set() {

@@ -5,6 +5,7 @@ mod destination_port;
 mod express;
 mod guarded_port;
 mod index;
+mod inert;
 mod lists;
 mod moved;
 mod pending;
@@ -174,7 +175,10 @@ impl<const F: usize> Remapper<F> {
             Entry::Plain => None,
             Entry::Absent => Some(None),
             Entry::OnBus(bus) => Some(Some(Host(guest.0.on_bus(bus)))),
-            Entry::Touched(index) => Some(self.functions.get(index).map(|touched| Host(touched.host))),
+            Entry::Touched(index) => {
+                let touched = self.functions.get(index).filter(|touched| !touched.is_inert);
+                Some(touched.map(|touched| Host(touched.host)))
+            }
         }
     }
 
@@ -336,7 +340,8 @@ fn union(a: Option<Span>, b: Option<Span>) -> Option<Span> {
 impl<const F: usize> Remapper<F> {
     /// Number of functions the guest finds elsewhere, or that answer differently than the hardware.
     pub fn touched_functions(&self) -> impl Iterator<Item = (Host<Bdf>, Option<Guest<Bdf>>)> {
-        self.functions.iter().map(|touched| (Host(touched.host), touched.guest.map(Guest)))
+        let touched = self.functions.iter().filter(|touched| !touched.is_inert);
+        touched.map(|touched| (Host(touched.host), touched.guest.map(Guest)))
     }
 
     /// The registers of a touched function that are not the hardware's alone, and the bits of each that still are.

@@ -26,6 +26,8 @@ pub(super) struct Touched {
     pub(super) is_decoding: bool,
     /// The lowest and the highest address its windows claim, to skip it fast.
     pub(super) reach: Option<Span>,
+    /// Whether nothing of it is the hardware's: it stands where a function was that the guest finds elsewhere, or not.
+    pub(super) is_inert: bool,
     /// For a bridge with virtual bus numbers: the places of the bus it is on, unless that is a root bus, and of the bus
     /// it leads to.
     pub(super) leads: Option<(Option<usize>, usize)>,
@@ -54,6 +56,7 @@ impl Touched {
             windows: Vec::new(),
             is_decoding: false,
             reach: None,
+            is_inert: false,
             leads: None,
             preparation: Vec::new(),
         }

@@ -54,6 +54,8 @@ struct Session<'t> {
     touchable: BTreeSet<Bdf>,
     /// Host registers no guest may change, with their values.
     fixed: Vec<(FunctionId, Dword, u32, u32)>,
+    /// Guest addresses where an inert function is found.
+    inert: Vec<Bdf>,
     /// Ports shown as PCI-X bridges.
     pci_x: Vec<Host<Bdf>>,
     refuses: bool,
@@ -76,12 +78,15 @@ impl<'t> Session<'t> {
             vacated: Vec::new(),
             touchable: BTreeSet::new(),
             fixed: Vec::new(),
+            inert: plan.inert().map(|Host(bdf)| bdf).collect(),
             pci_x,
             refuses: false,
             virtual_bus_numbers,
             renumbered: false,
         };
-        let taken = |bdf: &Bdf| session.relocations.iter().any(|relocation| relocation.guest.0 == *bdf);
+        let taken = |bdf: &Bdf| {
+            session.relocations.iter().any(|relocation| relocation.guest.0 == *bdf) || session.inert.contains(bdf)
+        };
         session.vacated = session.leaving().map(|Host(bdf)| bdf).filter(|bdf| !taken(bdf)).collect();
         session.touchable = session.find_touchable();
         session.fixed = session.find_fixed();
@@ -186,7 +191,8 @@ impl<'t> Session<'t> {
     fn is_found_behind(&self, bridge: Bridge) -> bool {
         let moved_in = self.relocations.iter().any(|relocation| relocation.guest.0.bus() == bridge.secondary);
         let left: Vec<_> = self.leaving().collect();
-        moved_in || self.topology.view().bus(bridge.secondary).any(|function| !left.contains(&function.bdf()))
+        let inert = self.inert.iter().any(|bdf| bdf.bus() == bridge.secondary);
+        inert || moved_in || self.topology.view().bus(bridge.secondary).any(|function| !left.contains(&function.bdf()))
     }
 
     /// Whether the guest does not find a function, wired behind a bridge, on the buses of that bridge.

@@ -9,7 +9,9 @@ use super::platform::RootWindow;
 use crate::access::Width;
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
-use crate::plan::{BusNumbers, ErrorReporting, Grade, IoBars, MsixTable, Placement, Plan, Policy, Relocation, Way};
+use crate::plan::{
+    BusNumbers, ErrorReporting, Grade, IoBars, MsixTable, Placement, Plan, Policy, Relocation, Vacated, Way,
+};
 use crate::spec::bar::BarKind;
 use crate::spec::express::PortType;
 use crate::spec::header::Command;
@@ -31,6 +33,8 @@ pub struct Scenario {
     /// How functions behind ports are found, by the place of the port among all bridges.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 2>))]
     pub ways: Vec<(u8, Way)>,
+    /// What is found where functions left.
+    pub vacated: Vacated,
     /// Whether bus numbers are virtual.
     pub virtual_bus_numbers: bool,
     /// What the guest does.
@@ -233,7 +237,7 @@ impl Scenario {
             topology.functions().iter().filter(|function| function.bridge().is_none()).map(Function::bdf).collect();
         let pick = |index: u8| hosts.get(usize::from(index) % hosts.len().max(1)).copied();
         let bus_numbers = if self.virtual_bus_numbers { BusNumbers::Virtual } else { BusNumbers::Hardware };
-        let mut plan = Plan::new(topology).bus_numbers(bus_numbers);
+        let mut plan = Plan::new(topology).bus_numbers(bus_numbers).vacated(self.vacated);
         for step in &self.moves {
             let next = step.relocations(pick, topology);
             let next = next.into_iter().try_fold(plan.clone(), Plan::with);

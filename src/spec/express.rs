@@ -165,6 +165,12 @@ pub const COMMON_CLOCK_CONFIGURATION: u32 = 1 << 6;
 pub const EXTENDED_SYNCH: u32 = 1 << 7;
 /// Hardware Autonomous Width Disable in Link Control.
 pub const HARDWARE_AUTONOMOUS_WIDTH_DISABLE: u32 = 1 << 9;
+/// What software chooses in Link Control of an Endpoint: ASPM, completion boundary, clocks, Extended Synch, width.
+pub const LINK_CHOICES: u32 = ASPM_CONTROL
+    | READ_COMPLETION_BOUNDARY
+    | COMMON_CLOCK_CONFIGURATION
+    | EXTENDED_SYNCH
+    | HARDWARE_AUTONOMOUS_WIDTH_DISABLE;
 /// Slot Clock Configuration in Link Status.
 pub const SLOT_CLOCK_CONFIGURATION: u32 = 1 << 28;
 

@@ -11,7 +11,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use pci_remap::mechanism::{ConfigAddress, Ecam, ExtendedRegisters, NarrowAddress, PortAccess};
-use pci_remap::plan::{ErrorReporting, InterruptPin, IoBars, MsixTable, Policy, Way};
+use pci_remap::plan::{ErrorReporting, InterruptPin, IoBars, MsixTable, Policy, Vacated, Way};
 use pci_remap::topology::{BarSizes, ConfigSpace, Function, RootWindow};
 use pci_remap::{
     Access, Bdf, Dword, Guest, Host, Lanes, Placement, Plan, PlanError, ReadDecision, Relocation, Remapper, Space,
@@ -174,6 +174,7 @@ fn plan(topology: &Topology<64>) -> Result<Plan<'_>, PlanError> {
             0 => plan.relocate(Host(Bdf::any()), Guest(Bdf::any()))?,
             1 => plan.hide(Host(Bdf::any()))?,
             2 => plan.reserve(Guest(Span::any()))?,
+            4 => plan.vacated(if bool::any() { Vacated::InertFirst } else { Vacated::Placeholder }),
             3 => plan.find_behind(Host(Bdf::any()), Way::any())?,
             _ => plan.with(Relocation::any())?,
         };
