@@ -26,12 +26,6 @@ const KERNELS: [Kind; 2] = [Kind::Linux61, Kind::Linux615];
 /// What is known not to work. The list shrinks as rules are added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Known {
-    /// A hot-plug port with an empty slot shows it empty, although the guest has found a function there that is wired
-    /// elsewhere; pciehp removes it.
-    EmptySlot,
-    /// A port without a link shows none, so that the guest waits in vain for it after a reset of the bus, which has reset
-    /// nothing.
-    NoLink,
     /// The guest put something on a real BAR of a function that left: both answer there.
     VacatedAddressesReused,
     /// The guest moved the windows of a port that passes through, as what moved is still found behind it; the real BARs
@@ -50,8 +44,6 @@ impl Known {
         let fails_bare = host.and_then(|host| bare.failures.get(&host)).is_some_and(|step| *step <= failure.step);
         match &failure.fault {
             _ if fails_bare => Some(Self::Bare),
-            Fault::NotFound if failure.step == Step::BindPorts => Some(Self::EmptySlot),
-            Fault::NotReset if failure.step == Step::ResetBus => Some(Self::NoLink),
             Fault::Complaint(line) if line.contains("can't enable device") && after_removal => Some(Self::NoRoom),
             _ if vm.machine().conflicts().len() > bare.conflicts => Some(Self::VacatedAddressesReused),
             _ if after_removal && host.is_some_and(|host| is_cut_off(vm, host)) => Some(Self::WindowsMoved),
@@ -198,7 +190,7 @@ fn live_on(folder: &Folder) -> (String, Vec<String>) {
                         }
                     }
                     Some(first) => match Known::of(first, &vm, bare, &one) {
-                        Some(cause) => *known.entry(cause).or_default() += 1,
+                        Some(cause) => *known.entry((cause, first.step)).or_default() += 1,
                         None => failures.push(format!("{name} {kernel} {one:?}: {first}")),
                     },
                 }
