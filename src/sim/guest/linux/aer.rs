@@ -57,9 +57,19 @@ impl Linux<'_> {
         }
     }
 
-    /// `aer_probe`, `aer_enable_rootport`.
+    /// `aer_probe`.
     pub(super) fn aer_probe(&mut self, dev: usize, irq: u32) -> bool {
-        let Some(at) = self.devices[dev].found.aer.filter(|_| self.has_root_registers(dev)) else { return false };
+        if self.devices[dev].found.aer.is_none() || !self.has_root_registers(dev) {
+            return false;
+        }
+        self.aer_enable(dev);
+        self.info(dev, format_args!("AER: enabled with IRQ {irq}"));
+        true
+    }
+
+    /// `aer_enable_rootport`.
+    pub(super) fn aer_enable(&mut self, dev: usize) {
+        let Some(at) = self.devices[dev].found.aer else { return };
         let status = self.express_read16(dev, Register::DeviceStatus);
         self.express_write16(dev, Register::DeviceStatus, status);
         self.express_update(dev, Register::RootControl, SYSTEM_ERRORS, 0);
@@ -84,12 +94,10 @@ impl Linux<'_> {
             }
         }
         self.update32(dev, at + ROOT_COMMAND, 0, INTERRUPTS);
-        self.info(dev, format_args!("AER: enabled with IRQ {irq}"));
-        true
     }
 
-    /// `aer_remove`, `aer_disable_rootport`.
-    pub(super) fn aer_remove(&mut self, dev: usize) {
+    /// `aer_disable_rootport`.
+    pub(super) fn aer_disable(&mut self, dev: usize) {
         let Some(at) = self.devices[dev].found.aer else { return };
         self.update32(dev, at + ROOT_COMMAND, INTERRUPTS, 0);
         let status = self.read32(dev, at + ROOT_STATUS);

@@ -18,12 +18,11 @@ impl Linux<'_> {
         }
     }
 
-    /// `dpc_probe`, `dpc_enable`.
+    /// `dpc_probe`.
     pub(super) fn dpc_probe(&mut self, dev: usize, irq: u32) -> bool {
         let Some(at) = self.devices[dev].found.dpc else { return false };
         let capability = self.read16(dev, at + CAPABILITY);
-        let control = self.read16(dev, at + CONTROL);
-        self.write16(dev, at + CONTROL, control & 0xfff4 | ENABLE_FATAL | INTERRUPT_ENABLE);
+        self.dpc_enable(dev);
         self.info(dev, format_args!("DPC: enabled with IRQ {irq}"));
         let flag = |bit: u16| if capability >> bit & 1 == 1 { '+' } else { '-' };
         let [extensions, poisoned, trigger, active] = [flag(5), flag(6), flag(7), flag(12)];
@@ -37,8 +36,15 @@ impl Linux<'_> {
         true
     }
 
-    /// `dpc_remove`.
-    pub(super) fn dpc_remove(&mut self, dev: usize) {
+    /// `dpc_enable`.
+    pub(super) fn dpc_enable(&mut self, dev: usize) {
+        let Some(at) = self.devices[dev].found.dpc else { return };
+        let control = self.read16(dev, at + CONTROL);
+        self.write16(dev, at + CONTROL, control & 0xfff4 | ENABLE_FATAL | INTERRUPT_ENABLE);
+    }
+
+    /// `dpc_disable`.
+    pub(super) fn dpc_disable(&mut self, dev: usize) {
         let Some(at) = self.devices[dev].found.dpc else { return };
         let control = self.read16(dev, at + CONTROL);
         self.write16(dev, at + CONTROL, control & !(ENABLE_FATAL | INTERRUPT_ENABLE));

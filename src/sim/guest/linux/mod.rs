@@ -2,7 +2,7 @@
 //!
 //! One file for each matter. Enumeration, in the order it runs: [`scan`] (and in it, for each function, [`setup_device`]
 //! with [`sizing`] and [`bridge_windows`], then [`configure_device`], [`init_capabilities`] with [`ptm`], [`aer`] and
-//! [`sriov`], and for each link [`aspm`] with [`l1ss`]), [`claim`], [`size_bridges`], [`realloc`] ([`assign`], [`setup_bridge`]).
+//! [`sriov`], and for each link [`aspm`] with [`common_clock`] and [`l1ss`]), [`claim`], [`size_bridges`], [`realloc`] ([`assign`], [`setup_bridge`]).
 //! Then what [`life`] runs: [`portdrv`] with its services ([`pme`], [`aer`], [`pciehp`], [`dpc`], [`bwctrl`]),
 //! [`drivers`] and [`probe`] with [`interrupts`], [`power`], [`runtime`] and [`sleep`] with [`save`], [`restore`] and
 //! [`vc`], [`reset`], [`remove`], [`shutdown`]. [`express`] is how they all reach the PCI Express Capability, [`link`]
@@ -33,6 +33,7 @@ mod assign;
 mod bridge_windows;
 mod bwctrl;
 mod claim;
+mod common_clock;
 mod configure_device;
 mod dpc;
 mod drivers;

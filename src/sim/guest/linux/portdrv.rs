@@ -192,8 +192,8 @@ impl Linux<'_> {
                 Services::PME => self.pme_suspend(dev),
                 Services::HOT_PLUG => self.pciehp_disable_interrupt(dev),
                 // Since 6.13.
-                Services::AER if self.release == Release::V6_15 => self.aer_remove(dev),
-                Services::DPC if self.release == Release::V6_15 => self.dpc_remove(dev),
+                Services::AER if self.release == Release::V6_15 => self.aer_disable(dev),
+                Services::DPC if self.release == Release::V6_15 => self.dpc_disable(dev),
                 Services::BANDWIDTH => self.bwnotif_disable(dev),
                 _ => {}
             }
@@ -202,13 +202,12 @@ impl Linux<'_> {
 
     /// `pcie_port_device_resume_noirq` and `pcie_port_device_resume`.
     pub(super) fn services_resume(&mut self, dev: usize) {
-        let irq = self.devices[dev].interrupts.first().unwrap_or_default();
         for service in self.services(dev).iter() {
             match service {
                 Services::PME => self.pme_resume(dev),
                 Services::HOT_PLUG => self.pciehp_resume(dev),
-                Services::AER if self.release == Release::V6_15 => _ = self.aer_probe(dev, irq),
-                Services::DPC if self.release == Release::V6_15 => _ = self.dpc_probe(dev, irq),
+                Services::AER if self.release == Release::V6_15 => self.aer_enable(dev),
+                Services::DPC if self.release == Release::V6_15 => self.dpc_enable(dev),
                 Services::BANDWIDTH => self.bwnotif_enable(dev),
                 _ => {}
             }
@@ -228,9 +227,9 @@ impl Linux<'_> {
         for service in self.services(dev).iter() {
             match service {
                 Services::PME => self.pme_suspend(dev),
-                Services::AER => self.aer_remove(dev),
+                Services::AER => self.aer_disable(dev),
                 Services::HOT_PLUG => self.pciehp_disable_notification(dev),
-                Services::DPC => self.dpc_remove(dev),
+                Services::DPC => self.dpc_disable(dev),
                 _ => self.bwnotif_disable(dev),
             }
         }
