@@ -4,7 +4,7 @@
 mod collection;
 mod support;
 
-use core::fmt::Write as _;
+use core::fmt::{self, Write as _};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::thread;
@@ -145,44 +145,77 @@ fn whole_lives_on_collected_machines() {
 
 /// Lives on all machines, two at a time, and fails with everything that went wrong.
 fn live_on_all(folders: Vec<Folder>) {
-    let failures = Mutex::new(Vec::new());
+    let (failures, total) = (Mutex::new(Vec::new()), Mutex::new(Tally::default()));
     let queue = Mutex::new(folders.into_iter());
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 loop {
                     let Some(folder) = queue.lock().unwrap().next() else { break };
-                    let (text, failed) = live_on(&folder);
+                    let (text, failed, tally) = live_on(&folder);
                     print!("{text}");
                     failures.lock().unwrap().extend(failed);
+                    total.lock().unwrap().add(&tally);
                 }
             });
         }
     });
+    println!("all: {}", total.into_inner().unwrap());
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "{} lives failed:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// What became of some lives.
+#[derive(Debug, Default)]
+struct Tally {
+    lives: usize,
+    whole: usize,
+    known: BTreeMap<(Known, Step), usize>,
+    left_ports: usize,
+    writes_to_left_ports: usize,
+}
+
+impl Tally {
+    fn add(&mut self, other: &Self) {
+        self.lives += other.lives;
+        self.whole += other.whole;
+        for (cause, count) in &other.known {
+            *self.known.entry(*cause).or_default() += count;
+        }
+        self.left_ports += other.left_ports;
+        self.writes_to_left_ports += other.writes_to_left_ports;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lives, whole, known, left_ports, writes_to_left_ports } = self;
+        write!(f, "{whole} of {lives} lives as they should be, known failures {known:?}; ")?;
+        write!(f, "{writes_to_left_ports} writes reached {left_ports} ports left empty")
+    }
+}
+
 /// What happened on the machines of a dump, and the first failure of each life that has one nobody knows.
-fn live_on(folder: &Folder) -> (String, Vec<String>) {
-    let (mut text, mut failures) = (String::new(), Vec::new());
+fn live_on(folder: &Folder) -> (String, Vec<String>, Tally) {
+    let (mut text, mut failures, mut total) = (String::new(), Vec::new(), Tally::default());
     for loaded in folder.machines() {
         let name = format!("{} {:04x}", folder.name(), loaded.segment);
         let mut machine = loaded.machine;
         let topology = topology(&mut machine).unwrap();
         let bare = KERNELS.map(|kernel| (kernel, Bare::new(machine.clone(), kernel)));
         for kind in MoveKind::ALL {
-            let (mut whole, mut known, mut ports, mut writes) = (0, BTreeMap::<_, usize>::new(), 0, 0);
+            let mut tally = Tally::default();
             for (one, kernel) in lives(&topology, kind) {
                 let mut vm = Vm::start(machine.clone(), &moves::plan(&topology, &one)).unwrap();
                 let report = live(kernel, &mut vm, &watched(&one));
                 let bare = bare.iter().find(|(of, _)| *of == kernel).map(|(_, bare)| bare).unwrap();
                 let left = left_ports(&topology, &report, &one);
-                ports += left.len();
-                writes += left.iter().map(|port| writes_to(&vm, *port)).sum::<usize>();
+                tally.lives += 1;
+                tally.left_ports += left.len();
+                tally.writes_to_left_ports += left.iter().map(|port| writes_to(&vm, *port)).sum::<usize>();
                 match report.failures.first() {
                     None => {
-                        whole += 1;
+                        tally.whole += 1;
                         let silent = one.iter().map(|(host, guest)| silent_bars(&mut vm, &report, *host, *guest));
                         let silent: Vec<_> = silent.collect();
                         if silent.iter().any(|bars| !bars.is_empty()) {
@@ -190,21 +223,19 @@ fn live_on(folder: &Folder) -> (String, Vec<String>) {
                         }
                     }
                     Some(first) => match Known::of(first, &vm, bare, &one) {
-                        Some(cause) => *known.entry((cause, first.step)).or_default() += 1,
+                        Some(cause) => *tally.known.entry((cause, first.step)).or_default() += 1,
                         None => failures.push(format!("{name} {kernel} {one:?}: {first}")),
                     },
                 }
             }
-            let _ = writeln!(
-                text,
-                "{name} {kind:?}: {whole} lives as they should be; known failures {known:?}; {writes} writes reached {ports} ports left empty"
-            );
-            if writes != 0 {
-                failures.push(format!("{name} {kind:?}: {writes} writes reached a port left empty"));
+            let _ = writeln!(text, "{name} {kind:?}: {tally}");
+            if tally.writes_to_left_ports != 0 {
+                failures.push(format!("{name} {kind:?}: writes reached a port left empty"));
             }
+            total.add(&tally);
         }
     }
-    (text, failures)
+    (text, failures, total)
 }
 
 /// Moves of a kind, each with both kernels.
