@@ -2,7 +2,7 @@
 //!
 //! Decisions are exhaustive on purpose: a new one must break every embedder.
 
-use crate::access::Access;
+use crate::access::{Access, Lanes};
 use crate::address::Host;
 
 /// What to do with a read.
@@ -50,23 +50,28 @@ pub enum WriteDecision {
     },
 }
 
-/// Bits from hardware, the rest from the shadow.
+/// Bits from hardware, the rest from the shadow. Where hardware does not answer nothing does: a guest that waits for a
+/// function after a reset looks for an end of all ones, in Command too (Linux's `pci_dev_wait`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Splice {
     /// The bits that come from hardware.
     pub hardware: u32,
     /// The other bits; zero where `hardware` is set.
     pub shadow: u32,
+    /// The lanes that are read.
+    pub lanes: Lanes,
 }
 
 impl Splice {
     /// Everything from hardware.
-    pub const HARDWARE: Self = Self { hardware: !0, shadow: 0 };
+    pub const HARDWARE: Self = Self { hardware: !0, shadow: 0, lanes: Lanes::ALL };
 
-    /// What the guest reads when hardware answers `raw`.
+    /// What the guest reads when hardware answers `raw`. All ones in the lanes that are read is no answer, and is passed
+    /// on: no register that is shared reads so.
     #[inline]
     pub const fn apply(self, raw: u32) -> u32 {
-        raw & self.hardware | self.shadow
+        let lanes = self.lanes.mask();
+        if raw & lanes == lanes { !0 } else { raw & self.hardware | self.shadow }
     }
 }
 

@@ -13,7 +13,8 @@
 //! 3. [Build](Plan::build) the [`Remapper`], make its [preparations](Remapper::preparation), and trap the configuration
 //!    accesses it [lists](Remapper::traps). All others never need an exit.
 //! 4. Cut every trapped access into [`Access`]es by its [`mechanism`], ask [`Remapper::read`] or [`Remapper::write`], and
-//!    carry out the decision. **Apply every change of the delta before the guest runs again.**
+//!    carry out what comes of it: a [replay](WriteOutcome::replay) where a reset made the function forget, the decision, the
+//!    delta. **Apply every change of the delta before the guest runs again.**
 //!
 //! The crate does no I/O, allocates nothing, takes no lock and never panics. Whose view an address belongs to is a type:
 //! [`Guest`] and [`Host`] do not mix. Reads take `&self`; a guest cannot cause an error.
@@ -61,7 +62,7 @@ pub use address::{Bdf, Guest, Host, ParseBdfError, Span};
 pub use decision::{HostWrite, ReadDecision, Splice, WriteDecision};
 pub use delta::{Backing, MapOp, Space};
 pub use plan::{Finding, Grade, Placement, Plan, PlanError, Relocation};
-pub use remapper::{MapDelta, Remapper, Translation, WriteOutcome};
+pub use remapper::{MapDelta, Remapper, Replay, Replays, Translation, WriteOutcome};
 pub use topology::Topology;
 #[cfg(feature = "sim")]
 #[allow(

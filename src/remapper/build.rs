@@ -15,6 +15,7 @@ impl<const F: usize> Remapper<F> {
         self.pending.clear();
         self.reserved.clear();
         self.roots.clear();
+        self.forgetful = 0;
     }
 
     pub(crate) fn build(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {

@@ -10,17 +10,19 @@ mod lists;
 mod moved;
 mod pending;
 mod port;
+mod replay;
 mod rule;
 mod touched;
 mod window;
 
 pub use pending::{MapDelta, WriteOutcome};
+pub use replay::{Replay, Replays};
 
 use heapless::Vec;
 
 use self::index::{Entry, Index};
 use self::rule::{Effect, Treatment};
-use self::touched::{Preparation, Touched};
+use self::touched::Touched;
 use self::window::Window;
 use crate::access::Access;
 use crate::address::{Bdf, Guest, Host, Span};
@@ -28,7 +30,7 @@ use crate::decision::{HostWrite, ReadDecision, Splice, WriteDecision};
 use crate::delta::Space;
 use crate::plan::MAX_RESERVED;
 use crate::spec::header::{self, Command};
-use crate::spec::type1;
+use crate::spec::{power_management, type1};
 use crate::topology::MAX_ROOT_WINDOWS;
 
 /// One PCI segment group as one guest sees it, with room for `F` touched functions.
@@ -48,6 +50,10 @@ pub struct Remapper<const F: usize> {
     reserved: Vec<Guest<Span>, MAX_RESERVED>,
     /// Where bus numbers are virtual: the root buses.
     roots: Vec<u8, MAX_ROOT_WINDOWS>,
+    /// Number of functions that have forgotten something.
+    forgetful: usize,
+    /// Number of resets there were; it wraps.
+    resets: u32,
 }
 
 /// Where the bytes at a guest address are.
@@ -85,6 +91,8 @@ impl<const F: usize> Remapper<F> {
             pending: Vec::new(),
             reserved: Vec::new(),
             roots: Vec::new(),
+            forgetful: 0,
+            resets: 0,
         }
     }
 
@@ -110,7 +118,7 @@ impl<const F: usize> Remapper<F> {
                 ReadDecision::Emulate(rule.shadow)
             }
             Treatment::Rule(rule) => {
-                let splice = Splice { hardware: rule.from_hardware, shadow: rule.shadow };
+                let splice = Splice { hardware: rule.from_hardware, shadow: rule.shadow, lanes: access.lanes() };
                 ReadDecision::Redirect { to: to(), splice }
             }
         }
@@ -119,8 +127,12 @@ impl<const F: usize> Remapper<F> {
     /// What to do with a write of these lanes of `value`, and what it changes.
     #[inline]
     pub fn write(&mut self, access: Guest<Access>, value: u32) -> WriteOutcome<'_, F> {
+        let forgetful = self.forgetful(access.map(Access::function));
+        let resets = self.resets;
         let decision = self.decide_write(access.0, value);
-        WriteOutcome { decision, delta: MapDelta::new(self) }
+        // What a reset takes away is not brought back before it.
+        let forgetful = if self.resets == resets { forgetful } else { None };
+        WriteOutcome { decision, delta: MapDelta::new(self), forgetful }
     }
 
     /// All changes that are due: at the start what conceals the host's own addresses and maps pre-assigned windows;
@@ -132,12 +144,7 @@ impl<const F: usize> Remapper<F> {
     /// What the host writes before the guest starts: bridges on the way to moved functions forward, are awake, and
     /// signal nothing the guest cannot see.
     pub fn preparation(&self) -> impl Iterator<Item = HostWrite> {
-        self.functions.iter().flat_map(|touched| {
-            touched.preparation.iter().map(|Preparation { dword, lanes, value }| HostWrite {
-                to: Host(Access::new(touched.host, *dword, *lanes)),
-                value: *value,
-            })
-        })
+        self.functions.iter().flat_map(|touched| touched.preparation.iter().map(|setting| setting.of(touched.host)))
     }
 
     /// The guest addresses whose configuration accesses must be trapped; all others never need an exit.
@@ -224,6 +231,12 @@ impl<const F: usize> Remapper<F> {
             Effect::Decoding if changed => self.settle(index),
             Effect::Placing if changed && touched.is_decoding => self.settle(index),
             Effect::BusNumbers if changed => self.renumber(),
+            effect @ (Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset) => {
+                self.note_power(index, effect, value & lanes);
+            }
+            Effect::PowerState if lanes & power_management::POWER_STATE != 0 => {
+                self.note_power(index, Effect::PowerState, value);
+            }
             _ => {}
         }
         decision
@@ -314,7 +327,8 @@ impl Touched {
     /// Takes over from the registers where the windows shall be.
     fn claim(&mut self) {
         self.reach = None;
-        let command = self.rules.shadow(header::COMMAND);
+        let is_there = self.power.is_awake() && !self.has_forgotten;
+        let command = if is_there { self.rules.shadow(header::COMMAND) } else { 0 };
         self.is_decoding = command & u32::from((Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE).bits()) != 0;
         for window in &mut self.windows {
             window.claim = window.claim_of(&self.rules, command);

@@ -29,8 +29,10 @@ impl Touched {
             moved.show_bar(plan, places, index, relocation, function, bar)?;
         }
         moved.fill_empty_bars(function);
-        moved.take_command(function, relocation)?;
+        moved.restore_bars(function);
         moved.take_express(plan, relocation, function)?;
+        moved.take_command(function, relocation)?;
+        moved.watch_power(function)?;
         moved.offer_only_this_size(function)?;
         let rules = &mut moved.rules;
         // 7.5.1.1.10: starting a self-test may reset the function.
@@ -113,12 +115,12 @@ impl Touched {
         let both = low(Command::MEMORY_SPACE_ENABLE | Command::IO_SPACE_ENABLE);
         self.rules.keep(header::COMMAND, both, low(decoding), low(start))?;
         self.rules.hold(header::COMMAND, low(decoding))?;
-        if relocation.errors != ErrorReporting::Pass {
-            // 7.5.1.1.3: SERR# Enable reports errors too, whatever Device Control says.
-            let serr = low(Command::SERR_ENABLE);
-            self.rules.keep(header::COMMAND, serr, serr, low(function.command()))?;
-            self.rules.hold(header::COMMAND, low(function.command()) & serr)?;
-        }
+        // 7.5.1.1.3: SERR# Enable reports errors too, whatever Device Control says.
+        let kept = if relocation.errors == ErrorReporting::Pass { Command::empty() } else { Command::SERR_ENABLE };
+        let own = function.command() & kept;
+        self.rules.keep(header::COMMAND, low(kept), low(kept), low(own))?;
+        self.rules.hold(header::COMMAND, low(own))?;
+        self.restore(header::COMMAND, 0xffff, low(decoding | own));
         self.rules.set_off(header::COMMAND, Effect::Decoding)
     }
 }

@@ -5,14 +5,16 @@ use super::window::{Concealed, PARTS, Window};
 use crate::decision::WriteDecision;
 use crate::delta::MapOp;
 
-/// What a write comes to.
+/// What a write comes to: [what a reset made the function forget](Self::replay), then the decision, then the delta.
 #[derive(Debug)]
 #[must_use]
 pub struct WriteOutcome<'r, const F: usize> {
-    /// What to do with the write. Do it first.
+    /// What to do with the write.
     pub decision: WriteDecision,
     /// What to change in the second stage, before the guest runs again.
     pub delta: MapDelta<'r, F>,
+    /// The function, if it has forgotten something.
+    pub(super) forgetful: Option<u8>,
 }
 
 /// The changes of the second stage that are due, one after the other.
@@ -28,7 +30,7 @@ pub struct WriteOutcome<'r, const F: usize> {
 #[derive(Debug)]
 #[must_use]
 pub struct MapDelta<'r, const F: usize> {
-    remapper: &'r mut Remapper<F>,
+    pub(super) remapper: &'r mut Remapper<F>,
     stage: Stage,
     /// Place in the list of functions with changes.
     place: usize,

@@ -12,8 +12,7 @@ use crate::spec::{express, power_management, type1};
 use crate::topology::Function;
 
 /// The Command bits that make a bridge forward.
-pub(super) const FORWARDING: Command =
-    Command::IO_SPACE_ENABLE.union(Command::MEMORY_SPACE_ENABLE).union(Command::BUS_MASTER_ENABLE);
+pub(super) const FORWARDING: Command = Command::FORWARDING;
 
 /// The Command bits a PCI Express function has (7.5.1.1.3).
 const COMMAND_BITS: Command =
@@ -126,6 +125,7 @@ impl Touched {
 
     /// The function behind the bridge is reached as long as the bridge forwards and is awake.
     pub(super) fn keep_forwarding(&mut self, function: &Function) {
+        self.restore_bridge(function);
         self.prepare(header::COMMAND, low(FORWARDING), low(FORWARDING), low(function.command()));
         if let Some(power) = function.capabilities().iter().find(|entry| entry.id == CapabilityId::POWER_MANAGEMENT)
             && let Some(control) = power.dword.plus(power_management::CONTROL)

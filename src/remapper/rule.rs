@@ -11,7 +11,7 @@ pub(super) struct TooManyRules;
 /// Most DWORDs of one function with a rule of their own.
 const MAX_RULES: usize = 64;
 
-/// What a change of the shadow sets off.
+/// What a write sets off: a change of the shadow, or the value for the last three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     /// Nothing.
@@ -22,6 +22,12 @@ pub(super) enum Effect {
     BusNumbers,
     /// Where the function decodes may have changed. It matters while it does.
     Placing,
+    /// Initiate Function Level Reset in Device Control may have been written.
+    FunctionLevelReset,
+    /// Initiate Function Level Reset in AF Control may have been written.
+    AdvancedFeaturesReset,
+    /// PowerState in PMCSR was written.
+    PowerState,
 }
 
 /// The rule of one DWORD. Bits that do not come from hardware come from the shadow.
@@ -155,6 +161,11 @@ impl Rules {
     pub(super) fn set_off(&mut self, dword: Dword, effect: Effect) -> Result<(), TooManyRules> {
         self.rule(dword)?.effect = effect;
         Ok(())
+    }
+
+    /// Changes all rules of single DWORDs, but for which bits are the hardware's.
+    pub(super) fn change_all(&mut self, change: impl FnMut(&mut Rule)) {
+        self.rules.iter_mut().for_each(change);
     }
 
     /// `count` DWORDs read zero and take no writes.

@@ -4,10 +4,12 @@
 use heapless::Vec;
 
 use super::lists::hide_extended_capabilities;
+use super::replay::Power;
 use super::rule::{Effect, Rules, TooManyRules};
 use super::window::{Concealed, Trapped, Window};
-use crate::access::{Dword, Lanes};
+use crate::access::{Access, Dword, Lanes};
 use crate::address::{Bdf, Guest, Host, Span};
+use crate::decision::HostWrite;
 use crate::plan::{Plan, is_reached, shown_size};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
 use crate::spec::capability::ExtendedCapabilityId;
@@ -32,12 +34,17 @@ pub(super) struct Touched {
     /// it leads to.
     pub(super) leads: Option<(Option<usize>, usize)>,
     /// What the host writes before the guest starts.
-    pub(super) preparation: Vec<Preparation, MAX_PREPARATIONS>,
+    pub(super) preparation: Vec<Setting, MAX_PREPARATIONS>,
+    /// What a replay writes after a reset, before what is prepared.
+    pub(super) restores: Vec<Setting, MAX_RESTORES>,
+    /// Whether it was reset, and that was not written yet.
+    pub(super) has_forgotten: bool,
+    pub(super) power: Power,
 }
 
-/// A write the host makes before the guest starts.
+/// A register the host sets.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Preparation {
+pub(super) struct Setting {
     pub(super) dword: Dword,
     pub(super) lanes: Lanes,
     pub(super) value: u32,
@@ -45,6 +52,14 @@ pub(super) struct Preparation {
 
 /// Command, and a control each of power, link, slot, root, errors and containment.
 const MAX_PREPARATIONS: usize = 8;
+/// Of a Type 0 function: seven BARs, Command, four controls. Of a bridge: three BARs, Command, eight of routing.
+const MAX_RESTORES: usize = 16;
+
+impl Setting {
+    pub(super) fn of(self, function: Bdf) -> HostWrite {
+        HostWrite { to: Host(Access::new(function, self.dword, self.lanes)), value: self.value }
+    }
+}
 
 impl Touched {
     pub(super) fn new(function: &Function, guest: Option<Bdf>) -> Self {
@@ -59,6 +74,9 @@ impl Touched {
             is_inert: false,
             leads: None,
             preparation: Vec::new(),
+            restores: Vec::new(),
+            has_forgotten: false,
+            power: Power::default(),
         }
     }
 
@@ -79,8 +97,7 @@ impl Touched {
     /// The host sets the bits of `mask` to `value` before the guest starts, unless they are so in `current`.
     pub(super) fn prepare(&mut self, dword: Dword, mask: u32, value: u32, current: u32) {
         if let Some(lanes) = Lanes::ALL.touching(mask).filter(|_| current & mask != value) {
-            let _ =
-                self.preparation.push(Preparation { dword, lanes, value: (current & !mask | value) & lanes.mask() });
+            let _ = self.preparation.push(Setting { dword, lanes, value: (current & !mask | value) & lanes.mask() });
         }
     }
 

@@ -12,7 +12,7 @@ use super::machine::FunctionId;
 use super::platform::Platform;
 use super::scenario::{Address, Scenario, Step, Target};
 use super::vm::{FUNCTIONS, Mapping, Vm, topology};
-use crate::access::{Access, Dword, Width};
+use crate::access::{Access, Dword, Lanes, Width};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{ReadDecision, WriteDecision};
 use crate::delta::{Backing, Space};
@@ -20,7 +20,7 @@ use crate::plan::{IoBars, MsixTable, Plan, Relocation, Way};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
 use crate::spec::capability::{CapabilityId, extended_next_of, next_of};
 use crate::spec::header::{self, Command};
-use crate::spec::{express, power_management, type0, type1};
+use crate::spec::{advanced_features, express, power_management, type0, type1};
 use crate::topology::{Bar, Bridge, Function, ROM, Topology};
 
 /// Runs a scenario and holds every law after every step.
@@ -235,6 +235,30 @@ impl<'t> Session<'t> {
             }
             Step::Place(index, bar, address) => self.place(index, bar, address),
             Step::Enable(index, memory, io, rom) => self.enable(index, memory, io, rom),
+            Step::Power(index, state) => self.write_capability(
+                index,
+                CapabilityId::POWER_MANAGEMENT,
+                power_management::CONTROL,
+                u32::from(state) & power_management::POWER_STATE,
+            ),
+            Step::Reset(index, true) => self.write_capability(
+                index,
+                CapabilityId::PCI_EXPRESS,
+                express::DEVICE_CONTROL,
+                express::INITIATE_FUNCTION_LEVEL_RESET,
+            ),
+            Step::Reset(index, false) => self.write_capability(
+                index,
+                CapabilityId::ADVANCED_FEATURES,
+                advanced_features::CONTROL,
+                advanced_features::INITIATE_FUNCTION_LEVEL_RESET,
+            ),
+            Step::HostReset(index) => {
+                if let Some((relocation, _)) = self.relocation(index) {
+                    self.vm.note_reset(relocation.host);
+                }
+            }
+            Step::Sleep => self.vm.note_resume(),
             Step::Refuse(every) => {
                 self.refuses = every % 8 >= 2;
                 self.vm.refuse_every(if self.refuses { u32::from(every % 8) } else { 0 });
@@ -254,6 +278,13 @@ impl<'t> Session<'t> {
         self.vm.config_write(Guest(access), value);
         let bridge = self.topology.view().function(Host(access.function())).and_then(Function::bridge);
         self.renumbered |= self.virtual_bus_numbers && bridge.is_some() && access.dword() == type1::BUS_NUMBERS;
+    }
+
+    fn write_capability(&mut self, index: u8, id: CapabilityId, register: u16, value: u32) {
+        let Some((relocation, function)) = self.relocation(index) else { return };
+        if let Some(dword) = function.capability(id).and_then(|at| at.plus(register)) {
+            self.write(Access::new(relocation.guest.0, dword, Lanes::run(0, 2).unwrap()), value);
+        }
     }
 
     fn relocation(&self, index: u8) -> Option<(Relocation, &'t Function)> {
@@ -389,6 +420,10 @@ fn claim(session: &mut Session<'_>, relocation: Relocation, function: &Function,
     let dword = bar.dword(function.header_type());
     let low = read(dword);
     let is_memory = bar.space() == Space::Memory;
+    let power = function.capability(CapabilityId::POWER_MANAGEMENT).and_then(|at| at.plus(power_management::CONTROL));
+    if power.is_some_and(|control| read(control) & power_management::POWER_STATE != 0) {
+        return None;
+    }
     let is_enabled = command >> u32::from(is_memory) & 1 == 1 && (bar.kind() != BarKind::Rom || low & 1 == 1);
     if !is_enabled || bar.space() == Space::Io && relocation.io_bars == IoBars::Hide {
         return None;
@@ -464,7 +499,8 @@ fn is_alone(session: &Session<'_>, span: Span) -> bool {
     bars.filter(|bar| bar.span().is_some_and(|Host(other)| other.overlaps(span.pages()))).count() == 1
 }
 
-/// 3. No guest changes a real BAR or what makes the ports on its way forward.
+/// 3. No guest changes a real BAR or what makes the ports on its way forward. A replay after a reset does, and writes
+///    what was there.
 fn fixed_hardware(session: &mut Session<'_>) {
     let machine = session.vm.machine();
     for (function, dword, mask, value) in &session.fixed {
@@ -520,8 +556,11 @@ fn untouched_is_untouched(session: &mut Session<'_>, bdf: Bdf) {
 
 /// 6. Any split of a write into smaller ones comes to the same.
 fn lanes(session: &mut Session<'_>, access: Access, value: u32) {
+    // The ID takes no writes; one to it carries a replay, which a split write may have carried in its midst.
+    let nudge = |vm: &mut Vm| vm.config_write(Guest(Access::whole(access.function(), header::ID)), 0);
     let mut whole = session.vm.clone();
     whole.config_write(Guest(access), value);
+    nudge(&mut whole);
     for parts in [&[Width::Byte][..], &[Width::Word, Width::Byte]] {
         let mut split = session.vm.clone();
         for (offset, width) in access.parts() {
@@ -531,6 +570,7 @@ fn lanes(session: &mut Session<'_>, access: Access, value: u32) {
                 split.config_write(Guest(part), value & part.lanes().mask());
             }
         }
+        nudge(&mut split);
         assert_eq!(view(&mut whole, access), view(&mut split, access), "law 6, lanes: {access} <- {value:08x}");
     }
 }

@@ -162,6 +162,14 @@ pub enum Step {
     Place(u8, u8, Address),
     /// Writes the decode enables of a moved function: memory, I/O, and whether the ROM's follows.
     Enable(u8, bool, bool, bool),
+    /// Writes PowerState of a moved function.
+    Power(u8, u8),
+    /// Orders a Function Level Reset of a moved function, by Device Control or by Advanced Features.
+    Reset(u8, bool),
+    /// The host resets a moved function.
+    HostReset(u8),
+    /// The machine sleeps without power.
+    Sleep,
     /// Lets the second stage refuse every so manieth change from now on, or none.
     Refuse(u8),
 }

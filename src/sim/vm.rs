@@ -10,11 +10,11 @@ use std::vec::Vec;
 
 use crate::access::{Access, Width};
 use crate::address::{Bdf, Guest, Host, Span};
-use crate::decision::{ReadDecision, WriteDecision};
+use crate::decision::{HostWrite, ReadDecision, WriteDecision};
 use crate::delta::{Backing, MapOp, Space};
 use crate::mechanism::{ConfigAddress, PortAccess};
 use crate::plan::{Plan, PlanError};
-use crate::remapper::{MapDelta, Remapper, Translation};
+use crate::remapper::{MapDelta, Remapper, Replay, Translation};
 use crate::topology::{ConfigSpace, RootWindow, Topology, TopologyError};
 
 use super::machine::Machine;
@@ -150,6 +150,7 @@ pub struct Vm {
     second_stage: SecondStage,
     exits: Exits,
     made: Vec<MadeWrite>,
+    replayed: Vec<MadeWrite>,
     /// Every so many changes one is refused; 0 for none.
     refuse_every: u32,
     changes: u32,
@@ -170,6 +171,7 @@ impl Vm {
             second_stage: SecondStage::default(),
             exits: Exits::default(),
             made: Vec::new(),
+            replayed: Vec::new(),
             refuse_every: 0,
             changes: 0,
             unguarded: Vec::new(),
@@ -211,6 +213,28 @@ impl Vm {
     /// The configuration writes that reached hardware for the guest.
     pub fn made_writes(&self) -> &[MadeWrite] {
         &self.made
+    }
+
+    /// The configuration writes that brought back what a reset made hardware forget.
+    pub fn replayed_writes(&self) -> &[MadeWrite] {
+        &self.replayed
+    }
+
+    /// A function was reset by something else than the guest.
+    pub fn note_reset(&mut self, function: Host<Bdf>) {
+        self.remapper.note_reset(function);
+        self.apply_pending();
+    }
+
+    /// The machine woke from a sleep without power: what bridges and functions forgot is brought back at once.
+    pub fn note_resume(&mut self) {
+        self.remapper.note_resume();
+        self.apply_pending();
+        let mut replays = self.remapper.replays();
+        while let Some(replay) = replays.next() {
+            make(replay, &mut self.machine, &mut self.replayed);
+        }
+        self.apply_pending();
     }
 
     /// Lets the second stage refuse every `count`th change; 0 for none.
@@ -261,8 +285,11 @@ impl Vm {
             self.machine.config_write(access.0, value);
             return Vec::new();
         }
-        let Self { machine, remapper, second_stage, exits, made, refuse_every, changes, .. } = self;
-        let outcome = remapper.write(access, value);
+        let Self { machine, remapper, second_stage, exits, made, replayed, refuse_every, changes, .. } = self;
+        let mut outcome = remapper.write(access, value);
+        if let Some(replay) = outcome.replay() {
+            make(replay, machine, replayed);
+        }
         let mut make = |to: Host<Access>, value| {
             made.push(MadeWrite { to, value });
             machine.config_write(to.0, value);
@@ -353,6 +380,14 @@ enum Route {
     Nothing,
     Host(u64),
     Split,
+}
+
+fn make(replay: Replay<'_, TOUCHED>, machine: &mut Machine, replayed: &mut Vec<MadeWrite>) {
+    let id = machine.config_read(replay.id().0);
+    for HostWrite { to, value } in replay.writes(id) {
+        replayed.push(MadeWrite { to, value });
+        machine.config_write(to.0, value);
+    }
 }
 
 fn apply(

@@ -47,6 +47,8 @@ bitflags! {
         const SERR_ENABLE = 1 << 8;
         /// May not signal INTx.
         const INTERRUPT_DISABLE = 1 << 10;
+        /// What makes a bridge forward.
+        const FORWARDING = 0b111;
     }
 
     /// Status register (7.5.1.1.4).

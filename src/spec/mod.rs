@@ -3,6 +3,7 @@
 //! Section numbers are of the PCI Express Base Specification, revision 6.0, where nothing else is said. Registers are
 //! spelt as it spells them. Bit numbers are those of the register, or of the DWORD where the text says DWORD.
 
+pub mod advanced_features;
 pub mod bar;
 pub mod capability;
 pub mod cardbus;

@@ -24,6 +24,8 @@ pub struct Capability {
     pub dword: Dword,
     /// Number of DWORDs it has.
     pub dwords: u16,
+    /// What its first DWORD read when the topology was made.
+    pub first: u32,
     /// What its second DWORD read when the topology was made: for Power Management, PMCSR.
     pub control: u32,
 }
@@ -84,7 +86,7 @@ pub(super) fn capabilities(
         }
         let dwords = capability_dwords(id_of(entry), |index| dword.plus(index).map_or(0, &mut *read));
         let control = dword.plus(1).map_or(0, &mut *read);
-        if found.push(Capability { id: id_of(entry), dword, dwords, control }).is_err() {
+        if found.push(Capability { id: id_of(entry), dword, dwords, first: entry, control }).is_err() {
             return (found, Some(ListFault::TooLong(dword)));
         }
         pointer = next_of(entry);

@@ -16,7 +16,7 @@ use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
 use crate::spec::express::{self, PortType};
 use crate::spec::header::{self, ClassCode, Command, HeaderType};
 use crate::spec::type1::{self, BridgeControl};
-use crate::spec::{enhanced_allocation, sriov};
+use crate::spec::{enhanced_allocation, power_management, sriov};
 
 bitflags! {
     /// Ways in which hardware deviates from the specification.
@@ -68,6 +68,8 @@ pub struct Function {
     express: Option<Dword>,
     fixed: Vec<Dword>,
     resizable: Option<Dword>,
+    /// Where Power Management is.
+    power: Option<Dword>,
     quirks: Quirks,
     /// The functions on its secondary bus.
     pub(super) children: Vec<FunctionId>,
@@ -106,8 +108,9 @@ impl Function {
         };
         let (express, resizable) =
             (standard.find(CapabilityId::PCI_EXPRESS), extended.find(ExtendedCapabilityId::RESIZABLE_BAR));
+        let power = standard.find(CapabilityId::POWER_MANAGEMENT);
         let children = Vec::new();
-        Self { bdf, name, config, attributes, bars, vf_bars, express, fixed, resizable, quirks, children }
+        Self { bdf, name, config, attributes, bars, vf_bars, express, fixed, resizable, power, quirks, children }
     }
 
     /// Its address when the machine was built.
@@ -256,6 +259,7 @@ impl Function {
         let index = usize::from(dword.index());
         let Some(attributes) = self.attributes.get(index) else { return };
         let new = attributes.write(self.config[index], lanes, value);
+        let new = self.enterable(dword, new);
         self.set(dword, new);
         self.resize(dword);
     }
@@ -263,6 +267,24 @@ impl Function {
     pub(super) fn set(&mut self, dword: Dword, value: u32) {
         if let Some(register) = self.config.get_mut(usize::from(dword.index())) {
             *register = value;
+        }
+    }
+
+    /// A PowerState the function does not have is not entered (7.5.2.2).
+    fn enterable(&self, dword: Dword, new: u32) -> u32 {
+        let Some(power) = self.power.filter(|power| power.plus(power_management::CONTROL) == Some(dword)) else {
+            return new;
+        };
+        let supports = self.read(power);
+        let is_supported = match new & power_management::POWER_STATE {
+            1 => supports & power_management::D1_SUPPORT != 0,
+            2 => supports & power_management::D2_SUPPORT != 0,
+            _ => true,
+        };
+        if is_supported {
+            new
+        } else {
+            new & !power_management::POWER_STATE | self.read(dword) & power_management::POWER_STATE
         }
     }
 

@@ -225,7 +225,11 @@ fn read(remapper: &Remapper<16>, access: Guest<Access>) -> u32 {
 }
 
 fn write(remapper: &mut Remapper<16>, access: Guest<Access>, value: u32) {
-    let outcome = remapper.write(access, value);
+    let mut outcome = remapper.write(access, value);
+    if let Some(replay) = outcome.replay() {
+        let id = Hardware.read(replay.id());
+        replay.writes(id).for_each(|write| Hardware.write(write.to, write.value));
+    }
     match outcome.decision {
         WriteDecision::Passthrough => Hardware.write(Host(access.0), value),
         WriteDecision::Redirect { to, value } => Hardware.write(to, value),
@@ -236,6 +240,14 @@ fn write(remapper: &mut Remapper<16>, access: Guest<Access>, value: u32) {
         let _ = black_box((delta.is_empty(), change));
         if bool::any() {
             delta.confirm();
+        }
+    }
+    if bool::any() {
+        remapper.note_reset(Host(Bdf::any()));
+        remapper.note_resume();
+        let mut replays = remapper.replays();
+        while let Some(replay) = replays.next() {
+            replay.writes(u32::any()).for_each(|write| Hardware.write(write.to, write.value));
         }
     }
     let mut late = remapper.pending();

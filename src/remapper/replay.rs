@@ -1,0 +1,287 @@
+//! What a reset makes a function forget, and the replay that brings it back.
+//!
+//! A reset clears the registers the guest writes and those the host keeps for it alike. The guest's own, shadows among
+//! them, it restores as it always does. The host's are restored by a replay: with the guest's next write to the
+//! function, as a guest writes once it has seen the function ready.
+
+use super::Remapper;
+use super::index::Entry;
+use super::pending::WriteOutcome;
+use super::rule::{Effect, Rules, TooManyRules};
+use super::touched::{Setting, Touched};
+use crate::access::{Access, Dword, Lanes};
+use crate::address::{Bdf, Guest, Host};
+use crate::decision::HostWrite;
+use crate::spec::bar::{BarKind, ROM_ENABLE};
+use crate::spec::capability::CapabilityId;
+use crate::spec::header::{self, Command, HeaderType};
+use crate::spec::{advanced_features, express, power_management, type1};
+use crate::topology::{Capability, Function};
+
+/// The writes that bring back what a function forgot.
+///
+/// ```text
+/// let id = hardware.read(replay.id());
+/// for write in replay.writes(id) { hardware.write(write.to, write.value) }
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct Replay<'r, const F: usize> {
+    remapper: &'r mut Remapper<F>,
+    function: usize,
+}
+
+/// All replays that are due, bridges before what is behind them.
+#[derive(Debug)]
+#[must_use]
+pub struct Replays<'r, const F: usize> {
+    remapper: &'r mut Remapper<F>,
+    /// The one handed out last.
+    last: Option<Bdf>,
+}
+
+/// How a function loses its registers by what is written to it, and its power state.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Power {
+    /// PowerState in PMCSR: 0 for D0.
+    state: u32,
+    /// PowerStates it has, a bit for each.
+    states: u32,
+    /// Whether going from D3hot to D0 resets it.
+    forgets: bool,
+}
+
+impl<'r, const F: usize> Replay<'r, F> {
+    /// What to read first: Vendor ID and Device ID. A function that is not ready yet does not answer with them.
+    pub fn id(&self) -> Host<Access> {
+        let host = self.remapper.functions.get(self.function).map_or(Bdf::default(), |touched| touched.host);
+        Host(Access::whole(host, header::ID))
+    }
+
+    /// The writes to make now, in this order, when hardware answers `id`. Where that says the function is not ready (all
+    /// ones, or Vendor ID 0001h of Request Retry Status, 2.3.2) there are none, and the replay stays due.
+    pub fn writes(self, id: u32) -> impl Iterator<Item = HostWrite> + use<'r, F> {
+        let is_ready = id != header::ABSENT && id & 0xffff != 0x0001;
+        if is_ready {
+            self.remapper.remember(self.function);
+        }
+        let remapper: &'r Remapper<F> = self.remapper;
+        let touched = remapper.functions.get(self.function).filter(|_| is_ready);
+        touched.into_iter().flat_map(Touched::replay)
+    }
+}
+
+impl<const F: usize> Replays<'_, F> {
+    /// The next one; `None` after the last. One whose function is not ready is not handed out again.
+    #[expect(clippy::should_implement_trait, reason = "each borrows the remapper")]
+    pub fn next(&mut self) -> Option<Replay<'_, F>> {
+        // A bridge has a lower address than what is behind it.
+        let functions = self.remapper.functions.iter().enumerate();
+        let due =
+            functions.filter(|(_, touched)| touched.has_forgotten && self.last.is_none_or(|last| touched.host > last));
+        let (function, touched) = due.min_by_key(|(_, touched)| touched.host)?;
+        self.last = Some(touched.host);
+        Some(Replay { remapper: self.remapper, function })
+    }
+}
+
+impl<const F: usize> WriteOutcome<'_, F> {
+    /// What a reset made the function forget, if that is to be brought back now. Make it first.
+    #[inline]
+    pub fn replay(&mut self) -> Option<Replay<'_, F>> {
+        let function = self.forgetful?;
+        Some(Replay { remapper: self.delta.remapper, function: function.into() })
+    }
+}
+
+impl<const F: usize> Remapper<F> {
+    /// A function was reset by something else than a guest's write: by the host, or by a reset of its bus.
+    pub fn note_reset(&mut self, function: Host<Bdf>) {
+        if let Some(index) = self.functions.iter().position(|touched| touched.host == function.0) {
+            self.forget(index);
+        }
+    }
+
+    /// The machine woke from a sleep state in which functions have no power (S3): all forgot.
+    pub fn note_resume(&mut self) {
+        for index in 0..self.functions.len() {
+            self.forget(index);
+        }
+    }
+
+    /// All replays that are due, for when the guest shall not have to write first: after a resume, so that bridges lead
+    /// to what is behind them. Apply what is [pending](Self::pending) then.
+    pub fn replays(&mut self) -> Replays<'_, F> {
+        Replays { remapper: self, last: None }
+    }
+
+    /// The function at a guest address, if it has forgotten something.
+    #[inline]
+    pub(super) fn forgetful(&self, function: Guest<Bdf>) -> Option<u8> {
+        if self.forgetful == 0 { None } else { self.forgetful_at(function) }
+    }
+
+    fn forgetful_at(&self, function: Guest<Bdf>) -> Option<u8> {
+        let Entry::Touched(index) = self.index.entry(function) else { return None };
+        let touched = self.functions.get(index)?;
+        if touched.has_forgotten { u8::try_from(index).ok() } else { None }
+    }
+
+    /// A write the guest makes to a register that can reset the function, or put it to sleep.
+    pub(super) fn note_power(&mut self, index: usize, effect: Effect, written: u32) {
+        let Some(touched) = self.functions.get_mut(index) else { return };
+        let is_reset = match effect {
+            Effect::FunctionLevelReset => written & express::INITIATE_FUNCTION_LEVEL_RESET != 0,
+            Effect::AdvancedFeaturesReset => written & advanced_features::INITIATE_FUNCTION_LEVEL_RESET != 0,
+            Effect::PowerState => match touched.power.enter(written & power_management::POWER_STATE) {
+                Some(is_reset) => is_reset,
+                None => return,
+            },
+            _ => return,
+        };
+        match (is_reset, effect) {
+            (true, _) => self.forget(index),
+            (false, Effect::PowerState) => self.settle(index),
+            (false, _) => {}
+        }
+    }
+
+    /// Hardware has forgotten the registers of a function, and the guest finds that it has.
+    fn forget(&mut self, index: usize) {
+        let Some(touched) = self.functions.get_mut(index).filter(|touched| touched.can_forget()) else { return };
+        self.resets = self.resets.wrapping_add(1);
+        if !touched.has_forgotten {
+            touched.has_forgotten = true;
+            self.forgetful = self.forgetful.saturating_add(1);
+        }
+        touched.power.state = 0;
+        touched.rules.forget_placement();
+        self.settle(index);
+    }
+
+    /// Hardware is being given back what the function forgot.
+    fn remember(&mut self, index: usize) {
+        if let Some(touched) = self.functions.get_mut(index).filter(|touched| touched.has_forgotten) {
+            touched.has_forgotten = false;
+            self.forgetful = self.forgetful.saturating_sub(1);
+            self.settle(index);
+        }
+    }
+}
+
+impl Power {
+    fn of(capability: &Capability) -> Self {
+        let (first, control) = (capability.first, capability.control);
+        let optional = [(power_management::D1_SUPPORT, 1), (power_management::D2_SUPPORT, 2)];
+        let supported = optional.into_iter().filter(|(support, _)| first & support != 0);
+        Self {
+            state: control & power_management::POWER_STATE,
+            states: supported.fold(1 | 1 << power_management::D3_HOT, |states, (_, state)| states | 1 << state),
+            forgets: control & power_management::NO_SOFT_RESET == 0,
+        }
+    }
+
+    /// Whether it is in D0, the only state in which it decodes memory and I/O (5.3.1).
+    pub(super) const fn is_awake(self) -> bool {
+        self.state == 0
+    }
+
+    /// PowerState is written. Whether that resets the function; `None` when it changes nothing. A state it does not have
+    /// is not entered (7.5.2.2).
+    fn enter(&mut self, state: u32) -> Option<bool> {
+        if self.states >> state & 1 == 0 || self.state == state {
+            return None;
+        }
+        let is_reset = self.state == power_management::D3_HOT && state == 0 && self.forgets;
+        self.state = state;
+        Some(is_reset)
+    }
+}
+
+impl Rules {
+    /// BARs and decode enables are zero after a reset.
+    fn forget_placement(&mut self) {
+        self.change_all(|rule| {
+            if matches!(rule.effect, Effect::Decoding | Effect::Placing) {
+                rule.shadow &= !rule.writable;
+            }
+        });
+    }
+}
+
+impl Touched {
+    /// Notices what resets the function or puts it to sleep.
+    pub(super) fn watch_power(&mut self, function: &Function) -> Result<(), TooManyRules> {
+        let express = function
+            .express()
+            .filter(|express| express.register(express::DEVICE_CAPABILITIES) & express::FUNCTION_LEVEL_RESET != 0);
+        if let Some(control) = express.and_then(|express| express.dword.plus(express::DEVICE_CONTROL)) {
+            self.rules.set_off(control, Effect::FunctionLevelReset)?;
+        }
+        let find = |id| function.capabilities().iter().find(|entry| entry.id == id);
+        let features = find(CapabilityId::ADVANCED_FEATURES)
+            .filter(|features| features.first & advanced_features::FUNCTION_LEVEL_RESET != 0);
+        if let Some(control) = features.and_then(|features| features.dword.plus(advanced_features::CONTROL)) {
+            self.rules.set_off(control, Effect::AdvancedFeaturesReset)?;
+        }
+        let Some(power) = find(CapabilityId::POWER_MANAGEMENT) else { return Ok(()) };
+        self.power = Power::of(power);
+        match power.dword.plus(power_management::CONTROL) {
+            Some(control) => self.rules.set_off(control, Effect::PowerState),
+            None => Ok(()),
+        }
+    }
+
+    /// Lanes of a register a replay writes.
+    pub(super) fn restore(&mut self, dword: Dword, mask: u32, value: u32) {
+        if let Some(lanes) = Lanes::ALL.touching(mask) {
+            // There is room for all registers that are kept.
+            let _ = self.restores.push(Setting { dword, lanes, value: value & lanes.mask() });
+        }
+    }
+
+    /// A replay writes the BARs with the addresses they have.
+    pub(super) fn restore_bars(&mut self, function: &Function) {
+        for bar in function.bars().filter(|bar| bar.span().is_some()) {
+            let dword = bar.dword(function.header_type());
+            let enable = if bar.kind() == BarKind::Rom { ROM_ENABLE } else { 0 };
+            self.restore(dword, !0, function.header(dword) & !enable);
+            if let Some(upper) = dword.plus(1).filter(|_| bar.kind().is_64_bit()) {
+                self.restore(upper, !0, function.header(upper));
+            }
+        }
+    }
+
+    /// A replay writes what leads a bridge to the function behind it.
+    pub(super) fn restore_bridge(&mut self, function: &Function) {
+        self.restore_bars(function);
+        let windows = [
+            (type1::BUS_NUMBERS, !0),
+            (type1::IO_WINDOW, 0xffff),
+            (type1::MEMORY_WINDOW, !0),
+            (type1::PREFETCHABLE_WINDOW, !0),
+            (type1::PREFETCHABLE_BASE_UPPER, !0),
+            (type1::PREFETCHABLE_LIMIT_UPPER, !0),
+            (type1::IO_UPPER, !0),
+            (type1::BRIDGE_CONTROL, 0xffff_0000),
+        ];
+        if function.header_type() == HeaderType::Type1 {
+            for (dword, mask) in windows {
+                self.restore(dword, mask, function.header(dword));
+            }
+        }
+        self.restore(header::COMMAND, 0xffff, u32::from((function.command() | Command::FORWARDING).bits()));
+    }
+
+    /// Whether a reset takes anything from it that the host keeps.
+    fn can_forget(&self) -> bool {
+        !self.restores.is_empty()
+    }
+
+    fn replay(&self) -> impl Iterator<Item = HostWrite> {
+        // A bridge is also prepared anew; a moved function is awake, or the guest would not have seen it ready.
+        let preparation = self.preparation.iter().filter(|_| self.windows.is_empty());
+        let host = self.host;
+        self.restores.iter().chain(preparation).map(move |setting| setting.of(host))
+    }
+}

@@ -1,0 +1,274 @@
+//! Resets: what the guest finds, and what brings hardware back.
+
+mod support;
+
+use pci_remap::sim::machine::{Blueprint, Capability, signature};
+use pci_remap::sim::platform::Platform;
+use pci_remap::sim::vm::{MadeWrite, Vm};
+use pci_remap::spec::express::PortType;
+use pci_remap::{Access, Bdf, Dword, Guest, Host, MapOp, Plan, Space, Width, WriteDecision};
+use support::*;
+
+const NIC: &str = "01:01.0";
+const COMMAND: u16 = 0x04;
+const BAR0: u16 = 0x10;
+/// Where this NIC has its capabilities.
+const POWER: u16 = 0x40;
+const EXPRESS: u16 = 0x48;
+const FEATURES: u16 = 0x84;
+
+/// A NIC with all ways to be reset, at work.
+fn nic_at_work() -> Vm {
+    let nic = Blueprint::endpoint(bdf("02:00.0"))
+        .bar(0, MEMORY, 0x2_0000, 0xe100_0000)
+        .bar(2, MEMORY_64, 0x8000, 0x10_0100_0000)
+        .rom(0x1_0000, 0xe104_0000)
+        .capability(&Capability::PowerManagement)
+        .capability(&Capability::Express(PortType::Endpoint))
+        .capability(&Capability::AdvancedFeatures);
+    let mut vm = moved(machine([nic]), &[("02:00.0", NIC)]);
+    assert_eq!([POWER, EXPRESS, FEATURES].map(|at| vm.read(NIC, at) & 0xff), [0x01, 0x10, 0x13]);
+    bring_up(&mut vm);
+    vm
+}
+
+/// What a guest does when it sets up the function, or restores it.
+fn bring_up(vm: &mut Vm) -> Vec<MapOp> {
+    vm.write(NIC, BAR0, 0xe010_0000);
+    vm.write(NIC, 0x18, 0x0010_0000);
+    vm.write(NIC, 0x1c, 0x10);
+    vm.write_word(NIC, COMMAND, 0x0006)
+}
+
+fn is_mapped(vm: &mut Vm) -> bool {
+    vm.memory_read(0xe010_0000, Width::Dword) == signature(0, bdf("02:00.0"), 0, 0)
+}
+
+/// Hardware forgets what it does forget in a reset.
+fn hardware_forgets(vm: &mut Vm) {
+    let nic = vm.machine().original(bdf("02:00.0")).unwrap();
+    for offset in [COMMAND, BAR0, 0x18, 0x1c, 0x30, POWER + 4, EXPRESS + 8, EXPRESS + 16, EXPRESS + 40, EXPRESS + 48] {
+        let dword = Dword::at(offset).unwrap();
+        let read_only = if offset == 0x18 { 0xc } else { 0xffff_0000 };
+        let kept =
+            vm.machine().peek(nic, dword) & if offset < BAR0 || offset > 0x30 { 0xffff_0000 } else { read_only & 0xf };
+        vm.machine_mut().poke(nic, dword, kept);
+    }
+}
+
+fn replayed(vm: &Vm) -> Vec<String> {
+    vm.replayed_writes().iter().map(|MadeWrite { to, value }| format!("{to} <- {value:x}")).collect()
+}
+
+const REPLAY: [&str; 9] = [
+    "02:00.0 10h <- e1000000",
+    "02:00.0 18h <- 100000c",
+    "02:00.0 1Ch <- 10",
+    "02:00.0 30h <- e1040000",
+    "02:00.0 50h lanes 0011 <- 2810",
+    "02:00.0 70h lanes 0011 <- 0",
+    "02:00.0 58h lanes 0011 <- 40",
+    "02:00.0 78h lanes 0011 <- 3",
+    "02:00.0 04h lanes 0011 <- 2",
+];
+
+fn unmaps() -> [MapOp; 2] {
+    [(0xe010_0000, 0x2_0000), (0x10_0010_0000, 0x8000)]
+        .map(|(at, len)| MapOp::Unmap { guest: Guest(span(at, len)), space: Space::Memory })
+}
+
+/// The guest resets the function by `reset`, waits, and restores it.
+fn survives(reset: impl Fn(&mut Vm) -> Vec<MapOp>) {
+    let mut vm = nic_at_work();
+    assert_eq!(reset(&mut vm), unmaps(), "the windows go away");
+    hardware_forgets(&mut vm);
+    assert_eq!(vm.read(NIC, BAR0), 0, "the guest finds what a reset leaves");
+    assert_eq!(vm.read(NIC, COMMAND) & 0x7, 0);
+    assert_eq!(replayed(&vm), [""; 0], "nothing is written before the guest writes");
+
+    assert_eq!(bring_up(&mut vm).len(), 2, "the windows come back");
+    assert_eq!(replayed(&vm), REPLAY, "once, and in this order");
+    assert!(is_mapped(&mut vm));
+    let nic = vm.machine().original(bdf("02:00.0")).unwrap();
+    assert_eq!(vm.machine().peek(nic, Dword::at(COMMAND).unwrap()) & 0xffff, 0x0006);
+}
+
+#[test]
+fn the_function_survives_a_function_level_reset() {
+    survives(|vm| vm.write_word(NIC, EXPRESS + 8, 0x8000));
+}
+
+#[test]
+fn the_function_survives_a_reset_by_advanced_features() {
+    survives(|vm| vm.write(NIC, FEATURES + 4, 0x0000_0001));
+}
+
+#[test]
+fn the_function_survives_the_way_back_from_d3hot() {
+    survives(|vm| {
+        let asleep = vm.write_word(NIC, POWER + 4, 3);
+        assert_eq!(vm.write_word(NIC, POWER + 4, 0), []);
+        asleep
+    });
+}
+
+#[test]
+fn the_function_survives_a_reset_by_the_host() {
+    survives(|vm| {
+        vm.note_reset(host("02:00.0"));
+        assert_eq!(vm.second_stage().mappings(), []);
+        unmaps().into()
+    });
+}
+
+#[test]
+fn windows_are_there_in_d0_only() {
+    let mut vm = nic_at_work();
+    assert_eq!(vm.write_word(NIC, POWER + 4, 3), unmaps());
+    assert_eq!(vm.write(NIC, BAR0, 0xe020_0000), []);
+    assert_eq!(vm.write_word(NIC, COMMAND, 0x0006), []);
+    assert!(!is_mapped(&mut vm));
+}
+
+#[test]
+fn a_function_that_keeps_its_registers_in_d3hot_is_where_it_was_afterwards() {
+    let mut machine = machine([nic("02:00.0")]);
+    let nic = machine.original(bdf("02:00.0")).unwrap();
+    machine.poke(nic, Dword::at(POWER + 4).unwrap(), 1 << 3);
+    let mut vm = moved(machine, &[("02:00.0", NIC)]);
+    bring_up(&mut vm);
+    vm.write_word(NIC, POWER + 4, 3);
+    assert_eq!(vm.write_word(NIC, POWER + 4, 0).len(), 2);
+    assert!(is_mapped(&mut vm));
+    vm.write_word(NIC, COMMAND, 0x0006);
+    assert_eq!(replayed(&vm), [""; 0]);
+}
+
+#[test]
+fn a_state_the_function_does_not_have_changes_nothing() {
+    let mut vm = nic_at_work();
+    assert_eq!(vm.write_word(NIC, POWER + 4, 1), []);
+    assert!(is_mapped(&mut vm));
+}
+
+#[test]
+fn a_reset_the_function_does_not_offer_is_none() {
+    let mut machine = machine([nic("02:00.0")]);
+    let nic = machine.original(bdf("02:00.0")).unwrap();
+    let config = machine.function(nic).config();
+    let express = (0x40..0x100).step_by(4).find(|at| config[usize::from(*at) / 4] & 0xff == 0x10).unwrap();
+    machine.poke(nic, Dword::at(express + 4).unwrap(), 0x0000_8021);
+    let mut vm = moved(machine, &[("02:00.0", NIC)]);
+    bring_up(&mut vm);
+    assert_eq!(vm.write_word(NIC, express + 8, 0x8000), []);
+    assert!(is_mapped(&mut vm));
+}
+
+/// Hardware that answers nothing, or that it is not ready.
+fn not_ready(vm: &mut Vm, id: u32) -> Vec<u32> {
+    let nic = vm.machine().original(bdf("02:00.0")).unwrap();
+    let before = vm.machine().function(nic).config().to_vec();
+    for dword in (0..Dword::COUNT).filter_map(Dword::new) {
+        vm.machine_mut().poke(nic, dword, if dword.index() == 0 { id } else { !0 });
+    }
+    before
+}
+
+fn ready_again(vm: &mut Vm, before: &[u32]) {
+    let nic = vm.machine().original(bdf("02:00.0")).unwrap();
+    for (dword, value) in (0..Dword::COUNT).filter_map(Dword::new).zip(before) {
+        vm.machine_mut().poke(nic, dword, *value);
+    }
+    hardware_forgets(vm);
+}
+
+#[test]
+fn a_function_that_is_not_ready_reads_as_hardware_does() {
+    let mut vm = nic_at_work();
+    vm.write_word(NIC, EXPRESS + 8, 0x8000);
+    not_ready(&mut vm, !0);
+    assert_eq!([0x00, COMMAND, 0x0c, POWER, POWER + 4].map(|offset| vm.read(NIC, offset)), [!0; 5]);
+    let word = Access::at(bdf(NIC), COMMAND, Width::Word).unwrap();
+    assert_eq!(vm.config_read(Guest(word)) & 0xffff, 0xffff);
+    not_ready(&mut vm, 0xffff_0001);
+    assert_eq!(vm.read(NIC, 0), 0xffff_0001);
+}
+
+#[test]
+fn a_guest_that_writes_too_early_loses_nothing_but_its_write() {
+    for id in [!0, 0xffff_0001] {
+        let mut vm = nic_at_work();
+        vm.write_word(NIC, EXPRESS + 8, 0x8000);
+        let before = not_ready(&mut vm, id);
+        bring_up(&mut vm);
+        assert_eq!(replayed(&vm), [""; 0]);
+        assert_eq!(vm.second_stage().mappings(), [], "nothing is mapped that does not answer");
+
+        ready_again(&mut vm, &before);
+        assert_eq!(bring_up(&mut vm), []);
+        assert_eq!(replayed(&vm), REPLAY);
+        assert!(is_mapped(&mut vm));
+    }
+}
+
+#[test]
+fn a_second_reset_in_a_row_is_not_preceded_by_what_it_takes_away() {
+    let mut vm = nic_at_work();
+    vm.write_word(NIC, EXPRESS + 8, 0x8000);
+    hardware_forgets(&mut vm);
+    vm.write_word(NIC, EXPRESS + 8, 0x8000);
+    assert_eq!(replayed(&vm), [""; 0]);
+    bring_up(&mut vm);
+    assert_eq!(replayed(&vm), REPLAY);
+}
+
+#[test]
+fn other_functions_are_written_meanwhile_without_a_replay() {
+    let mut vm = nic_at_work();
+    vm.write_word(NIC, EXPRESS + 8, 0x8000);
+    vm.write_word("00:01.1", COMMAND, 0x0007);
+    vm.write_word("01:00.0", COMMAND, 0x0007);
+    assert_eq!(replayed(&vm), [""; 0]);
+}
+
+#[test]
+fn after_a_sleep_without_power_the_way_comes_back_before_the_function() {
+    let mut vm = nic_at_work();
+    let port = vm.machine().original(bdf("00:01.1")).unwrap();
+    let before = vm.machine().function(port).config()[..16].to_vec();
+    for offset in [0x04, 0x18, 0x1c, 0x20, 0x24, 0x28, 0x2c, 0x3c] {
+        let read_only = if matches!(offset, 0x1c | 0x24) { before[usize::from(offset) / 4] & 0x000f_000f } else { 0 };
+        vm.machine_mut().poke(port, Dword::at(offset).unwrap(), read_only);
+    }
+    hardware_forgets(&mut vm);
+    vm.note_resume();
+    assert_eq!(vm.second_stage().mappings(), []);
+    let order: Vec<Bdf> = vm.replayed_writes().iter().map(|write| write.to.0.function()).collect();
+    assert!(order.is_sorted(), "{order:?}");
+    assert_eq!(replayed(&vm)[order.len() - REPLAY.len()..], REPLAY);
+    let port = vm.machine().function(port).config();
+    for dword in [0x18, 0x1c, 0x20, 0x24, 0x28, 0x2c, 0x3c].map(|offset: usize| offset / 4) {
+        let lanes = if dword == 0x1c / 4 { 0xffff } else { !0 };
+        assert_eq!(port[dword] & lanes, before[dword] & lanes, "{dword:#x}");
+    }
+    assert_eq!(port[1] & 7, 7);
+    assert_eq!(bring_up(&mut vm).len(), 2);
+    assert!(is_mapped(&mut vm));
+}
+
+#[test]
+fn an_embedder_that_drops_a_replay_is_given_it_again() {
+    let mut machine = machine([nic("02:00.0")]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.0"), guest(NIC)).unwrap();
+    let mut remapper = plan.build::<8>().unwrap();
+    remapper.note_reset(host("02:00.0"));
+    let command = Guest(Access::whole(bdf(NIC), Dword::at(COMMAND).unwrap()));
+    for _ in 0..2 {
+        let mut outcome = remapper.write(command, 6);
+        assert_eq!(outcome.replay().unwrap().id(), Host(Access::whole(bdf("02:00.0"), Dword::at(0).unwrap())));
+        assert!(matches!(outcome.decision, WriteDecision::Redirect { .. }));
+    }
+    let mut outcome = remapper.write(command, 6);
+    assert!(outcome.replay().unwrap().writes(0x1572_8086).count() > 0);
+    assert!(remapper.write(command, 6).replay().is_none());
+}
