@@ -50,8 +50,8 @@ fn hardware_forgets(vm: &mut Vm) {
     for offset in [COMMAND, BAR0, 0x18, 0x1c, 0x30, POWER + 4, EXPRESS + 8, EXPRESS + 16, EXPRESS + 40, EXPRESS + 48] {
         let dword = Dword::at(offset).unwrap();
         let read_only = if offset == 0x18 { 0xc } else { 0xffff_0000 };
-        let kept =
-            vm.machine().peek(nic, dword) & if offset < BAR0 || offset > 0x30 { 0xffff_0000 } else { read_only & 0xf };
+        let kept = vm.machine().peek(nic, dword)
+            & if !(BAR0..=0x30).contains(&offset) { 0xffff_0000 } else { read_only & 0xf };
         vm.machine_mut().poke(nic, dword, kept);
     }
 }
@@ -237,8 +237,13 @@ fn after_a_sleep_without_power_the_way_comes_back_before_the_function() {
     let port = vm.machine().original(bdf("00:01.1")).unwrap();
     let before = vm.machine().function(port).config()[..16].to_vec();
     for offset in [0x04, 0x18, 0x1c, 0x20, 0x24, 0x28, 0x2c, 0x3c] {
-        let read_only = if matches!(offset, 0x1c | 0x24) { before[usize::from(offset) / 4] & 0x000f_000f } else { 0 };
-        vm.machine_mut().poke(port, Dword::at(offset).unwrap(), read_only);
+        let read_only = match offset {
+            0x1c => 0x0f0f,
+            0x24 => 0x000f_000f,
+            _ => 0,
+        };
+        let value = before[usize::from(offset) / 4] & read_only;
+        vm.machine_mut().poke(port, Dword::at(offset).unwrap(), value);
     }
     hardware_forgets(&mut vm);
     vm.note_resume();

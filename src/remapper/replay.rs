@@ -109,6 +109,11 @@ impl<const F: usize> Remapper<F> {
         }
     }
 
+    /// Whether the function was reset and its replay was not made yet. It has no windows then.
+    pub fn has_forgotten(&self, function: Host<Bdf>) -> bool {
+        self.functions.iter().any(|touched| touched.host == function.0 && touched.has_forgotten)
+    }
+
     /// All replays that are due, for when the guest shall not have to write first: after a resume, so that bridges lead
     /// to what is behind them. Apply what is [pending](Self::pending) then.
     pub fn replays(&mut self) -> Replays<'_, F> {

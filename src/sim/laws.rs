@@ -366,6 +366,12 @@ fn bar_registers() -> impl Iterator<Item = Dword> {
 
 /// 1. What was applied is what the registers ask for, worked out anew.
 fn fold(session: &mut Session<'_>) {
+    // Registers of a function that does not answer, as the guest closed the bridge above it, cannot be seen.
+    let guests: Vec<_> = session.relocations.iter().map(|relocation| relocation.guest.0).collect();
+    let mut answers = |guest| session.vm.config_read(Guest(Access::whole(guest, header::COMMAND))) != !0;
+    if !guests.into_iter().all(&mut answers) {
+        return;
+    }
     let mut expected = expected_mappings(session);
     let mut applied = session.vm.second_stage().mappings().to_vec();
     let order = |mapping: &Mapping| (mapping.space, mapping.guest);
@@ -415,6 +421,9 @@ fn expected_mappings(session: &mut Session<'_>) -> Vec<Mapping> {
 fn claim(session: &mut Session<'_>, relocation: Relocation, function: &Function, bar: &Bar) -> Option<Claim> {
     let guest = relocation.guest.0;
     let Host(host) = bar.span()?;
+    if session.vm.remapper().has_forgotten(relocation.host) {
+        return None;
+    }
     let mut read = |dword| session.vm.config_read(Guest(Access::whole(guest, dword)));
     let command = read(header::COMMAND);
     let dword = bar.dword(function.header_type());

@@ -245,6 +245,7 @@ fn write(remapper: &mut Remapper<16>, access: Guest<Access>, value: u32) {
     if bool::any() {
         remapper.note_reset(Host(Bdf::any()));
         remapper.note_resume();
+        black_box(remapper.has_forgotten(Host(Bdf::any())));
         let mut replays = remapper.replays();
         while let Some(replay) = replays.next() {
             replay.writes(u32::any()).for_each(|write| Hardware.write(write.to, write.value));
