@@ -337,3 +337,14 @@ fn a_resizable_bar_has_the_size_it_has() {
     vm.write(function, 0x108, 0x0000_0520);
     assert_eq!((vm.read(function, 0x108), vm.made_writes()), (0x0000_0220, &[][..]));
 }
+
+#[test]
+fn a_first_function_that_is_moved_to_where_it_is_hides_what_others_hide() {
+    let card = Blueprint::endpoint(bdf("02:00.0"))
+        .capability(&Capability::Express(PortType::Endpoint))
+        .extended(&ExtendedCapability::Ari { next: 0 })
+        .extended(&ExtendedCapability::LatencyToleranceReporting)
+        .extended(&ExtendedCapability::SerialNumber(0));
+    let mut vm = moved(machine([card]), &[("02:00.0", "02:00.0")]);
+    assert_eq!(extended_capabilities(&mut vm, "02:00.0"), [0, 0x03]);
+}

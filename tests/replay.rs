@@ -50,8 +50,8 @@ fn hardware_forgets(vm: &mut Vm) {
     for offset in [COMMAND, BAR0, 0x18, 0x1c, 0x30, POWER + 4, EXPRESS + 8, EXPRESS + 16, EXPRESS + 40, EXPRESS + 48] {
         let dword = Dword::at(offset).unwrap();
         let read_only = if offset == 0x18 { 0xc } else { 0xffff_0000 };
-        let kept = vm.machine().peek(nic, dword)
-            & if !(BAR0..=0x30).contains(&offset) { 0xffff_0000 } else { read_only & 0xf };
+        let kept =
+            vm.machine().peek(nic, dword) & if (BAR0..=0x30).contains(&offset) { read_only & 0xf } else { 0xffff_0000 };
         vm.machine_mut().poke(nic, dword, kept);
     }
 }

@@ -192,7 +192,8 @@ impl<const F: usize> Remapper<F> {
                 _ => Some(self.staying(function)?),
             };
             if let Some(touched) = touched.and_then(|index| self.functions.get_mut(index)) {
-                let staying = plan.stays(function.bdf()) && !plan.is_chained(first);
+                // A moved function shows no chain anyway, also one that is moved to where it is.
+                let staying = plan.relocation_of(function.bdf()).is_none() && !plan.is_chained(first);
                 let unchained = if staying { touched.unchain(function) } else { Ok(()) };
                 let set = unchained.and_then(|()| touched.set_multi_function(has_siblings));
                 set.map_err(|TooManyRules| PlanError::TooManyRegisters(function.bdf()))?;

@@ -6,7 +6,7 @@ use super::rule::TooManyRules;
 use super::touched::Touched;
 use crate::access::Dword;
 use crate::plan::{ErrorReporting, Plan, Relocation};
-use crate::spec::express::{self, PortType};
+use crate::spec::express;
 use crate::topology::{Express, Function};
 
 impl Touched {
@@ -18,9 +18,7 @@ impl Touched {
     ) -> Result<(), TooManyRules> {
         let Some(express) = function.express() else { return Ok(()) };
         self.keep_error_enables(relocation.errors, express)?;
-        let control = express::DEVICE_CONTROL;
-        let held = express.register(control) & 0xffff & !express::INITIATE_FUNCTION_LEVEL_RESET;
-        self.restore(at(express, control), 0xffff, held);
+        self.restore_agreements(express);
         // On the bus it is on the guest sees the port it has.
         let bus = relocation.guest.0.bus();
         if bus == relocation.host.0.bus() {
@@ -32,8 +30,8 @@ impl Touched {
             self.keep_agreements_2(express)?;
         }
         match express.port_type {
-            // It has no link, wherever it is shown.
-            PortType::RootComplexIntegratedEndpoint | PortType::RootComplexEventCollector => Ok(()),
+            // Wherever it is shown.
+            without_link if !without_link.has_link() => Ok(()),
             _ if bridge.is_none() => self.show_without_link(express),
             _ => self.keep_link(express, bridge.and_then(Function::express)),
         }
@@ -80,7 +78,6 @@ impl Touched {
         let control = at(express, express::DEVICE_CONTROL_2);
         let writable = express::ATOMIC_OP_REQUESTER_ENABLE | express::ID_BASED_ORDERING;
         let own = express.register(express::DEVICE_CONTROL_2);
-        self.restore(control, 0xffff, own);
         self.keep_in_hardware(control, express::AGREEMENTS_2, writable, own)
     }
 
@@ -88,9 +85,7 @@ impl Touched {
     fn show_without_link(&mut self, express: &Express) -> Result<(), TooManyRules> {
         self.rules.fix(express.dword, express::PORT_TYPE, express::ROOT_COMPLEX_INTEGRATED_ENDPOINT)?;
         self.rules.zero(at(express, express::LINK_CAPABILITIES), 2);
-        self.restore(at(express, express::LINK_CONTROL), 0xffff, express.register(express::LINK_CONTROL));
         if express.has_second_set() {
-            self.restore(at(express, express::LINK_CONTROL_2), 0xffff, express.register(express::LINK_CONTROL_2));
             self.rules.zero(at(express, express::LINK_CAPABILITIES_2), 2);
         }
         Ok(())
@@ -107,13 +102,11 @@ impl Touched {
         let shown = own & express::READ_COMPLETION_BOUNDARY | clocks & express::COMMON_CLOCK_CONFIGURATION;
         self.rules.keep(control, 0xffff, express::LINK_CHOICES, shown)?;
         self.rules.hold(control, own & 0xffff)?;
-        self.restore(control, 0xffff, own);
         self.rules.fix(control, express::SLOT_CLOCK_CONFIGURATION, clocks)?;
         if !express.has_second_set() {
             return Ok(());
         }
         let own = express.register(express::LINK_CONTROL_2);
-        self.restore(at(express, express::LINK_CONTROL_2), 0xffff, own);
         self.keep_in_hardware(at(express, express::LINK_CONTROL_2), 0xffff, 0xffff, own)
     }
 

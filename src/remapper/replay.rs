@@ -16,7 +16,7 @@ use crate::spec::bar::{BarKind, ROM_ENABLE};
 use crate::spec::capability::CapabilityId;
 use crate::spec::header::{self, Command, HeaderType};
 use crate::spec::{advanced_features, express, power_management, type1};
-use crate::topology::{Capability, Function};
+use crate::topology::{Capability, Express, Function};
 
 /// The writes that bring back what a function forgot.
 ///
@@ -275,7 +275,26 @@ impl Touched {
                 self.restore(dword, mask, function.header(dword));
             }
         }
+        if let Some(express) = function.express() {
+            self.restore_agreements(express);
+        }
         self.restore(header::COMMAND, 0xffff, u32::from((function.command() | Command::FORWARDING).bits()));
+    }
+
+    /// A replay writes what both ends of a link agreed on.
+    pub(super) fn restore_agreements(&mut self, express: &Express) {
+        let has_link = express.port_type.has_link();
+        let controls = [
+            (express::DEVICE_CONTROL, !express::INITIATE_FUNCTION_LEVEL_RESET, true),
+            (express::DEVICE_CONTROL_2, !0, express.has_second_set()),
+            (express::LINK_CONTROL, !express::RETRAIN_LINK, has_link),
+            (express::LINK_CONTROL_2, !0, has_link && express.has_second_set()),
+        ];
+        for (register, mask, exists) in controls {
+            if let Some(dword) = express.dword.plus(register).filter(|_| exists) {
+                self.restore(dword, 0xffff, express.register(register) & mask);
+            }
+        }
     }
 
     /// Whether a reset takes anything from it that the host keeps.

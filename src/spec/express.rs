@@ -50,6 +50,11 @@ impl PortType {
         }
     }
 
+    /// Whether it has a link, and the registers for it.
+    pub const fn has_link(self) -> bool {
+        !matches!(self, Self::RootComplexIntegratedEndpoint | Self::RootComplexEventCollector)
+    }
+
     /// Whether a link leads down from it, so that software looks for device 0 only: Linux's `pcie_downstream_port`.
     pub const fn leads_down_a_link(self) -> bool {
         matches!(self, Self::RootPort | Self::DownstreamPort | Self::PciToPciExpressBridge)
