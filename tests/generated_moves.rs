@@ -11,10 +11,11 @@ use pci_remap::sim::dump::{self, Dump, SegmentBdf};
 use pci_remap::sim::guest::{Boot, Device, Kind as GuestKind, Resource, boot};
 use pci_remap::sim::machine::{Machine, signature};
 
+use pci_remap::plan::{Cause, Vacated};
 use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
 use pci_remap::spec::bar::BarKind;
 use pci_remap::spec::header;
-use pci_remap::{Access, Bdf, Dword, Guest, Host, Space, Span, Topology};
+use pci_remap::{Access, Bdf, Dword, Guest, Host, Plan, Space, Span, Topology};
 
 use collection::moves::{self, Kind, Move};
 use collection::{Folder, bundled, collected, lspci};
@@ -61,22 +62,44 @@ fn try_folder(folder: &Folder) -> (String, Vec<String>) {
         for kind in Kind::ALL {
             let candidates = moves::candidates(&subject.topology, kind);
             let count = candidates.len();
+            let stranding = moves::stranding(&subject.topology, &candidates);
             let (accepted, refused) = moves::accepted(&subject.topology, candidates);
             let accepted_count = accepted.len();
             let tried = moves::spread(accepted, TRIED);
-            let (mut worked, mut limits) = (0, BTreeMap::<_, usize>::new());
+            let (mut worked, mut kept, mut limits, mut by) = (0, 0, 0, BTreeMap::<_, usize>::new());
             for one in &tried {
-                match subject.try_move(one) {
+                let plan = moves::plan(&subject.topology, one);
+                let placeholder = plan.clone().vacated(Vacated::Placeholder);
+                match subject.try_plan(&plan, one, false) {
                     Outcome::Worked => worked += 1,
-                    Outcome::Limited(limit) => *limits.entry(limit).or_default() += 1,
-                    Outcome::Failed(faults) => {
+                    Outcome::AddressesReused(_) if subject.try_plan(&placeholder, one, true).is_work() => kept += 1,
+                    Outcome::AddressesReused(_) if is_swap(&subject, one) => limits += 1,
+                    Outcome::AddressesReused(faults) | Outcome::Failed(faults) => {
                         failures.extend(faults.iter().map(|fault| format!("{name} {one:?}: {fault}")));
                     }
                 }
+                for (way, plan) in moves::by_every_way(&subject.topology, one) {
+                    match subject.try_plan(&plan, one, false) {
+                        Outcome::Worked | Outcome::AddressesReused(_) => {
+                            *by.entry(format!("{way:?}")).or_default() += 1;
+                        }
+                        Outcome::Failed(faults) => {
+                            failures.extend(faults.iter().map(|fault| format!("{name} {one:?} by {way:?}: {fault}")));
+                        }
+                    }
+                }
             }
+            let stranding = moves::spread(stranding, TRIED / 2);
+            for one in &stranding {
+                let plan = moves::plan(&subject.topology, one).vacated(Vacated::InertFirst);
+                if let Outcome::AddressesReused(faults) | Outcome::Failed(faults) = subject.try_plan(&plan, one, true) {
+                    failures.extend(faults.iter().map(|fault| format!("{name} {one:?} behind an inert one: {fault}")));
+                }
+            }
+            let stranding = stranding.len();
             let _ = writeln!(
                 text,
-                "{name} {kind:?}: {count} candidates, {accepted_count} accepted, {} tried, {worked} worked; known limits {limits:?}; refused {refused:?}",
+                "{name} {kind:?}: {count} candidates, {accepted_count} accepted, {} tried, {worked} worked, {kept} with a placeholder; addresses reused {limits}; by each way {by:?}; {stranding} left siblings behind an inert function; refused {refused:?}",
                 tried.len()
             );
             shown = shown.or_else(|| tried.first().cloned());
@@ -90,18 +113,23 @@ fn try_folder(folder: &Folder) -> (String, Vec<String>) {
 
 enum Outcome {
     Worked,
-    Limited(Limit),
+    /// The guest found the addresses of a moved function free, and put something of another function there, while the
+    /// real BAR stays: what `Cause::LeavesAddresses` warns of.
+    AddressesReused(Vec<String>),
     Failed(Vec<String>),
 }
 
-/// What is known not to work, and what the planner does not see yet.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Limit {
-    /// The guest found the addresses of a moved function free, and put something of another function there, while the
-    /// real BAR stays.
-    VacatedAddressesReused,
-    /// The guest opened windows of a bridge whose registers are kept as they are for a function that left.
-    GuardedWindowsOpened,
+impl Outcome {
+    fn is_work(&self) -> bool {
+        matches!(self, Self::Worked)
+    }
+}
+
+/// Whether something else is where a function left, so that nothing can keep its addresses.
+fn is_swap(subject: &Subject, one: &Move) -> bool {
+    let plan = moves::plan(&subject.topology, one);
+    let warned = plan.findings().any(|finding| matches!(finding.cause, Cause::LeavesAddresses(_)));
+    warned && one.iter().any(|(host, _)| one.iter().any(|(_, guest)| guest.0 == host.0))
 }
 
 /// A machine to move functions on.
@@ -130,8 +158,8 @@ impl Subject {
     }
 
     /// Boots a guest behind the move and returns what is wrong then.
-    fn try_move(&self, one: &Move) -> Outcome {
-        let mut vm = self.start(one);
+    fn try_plan(&self, plan: &Plan<'_>, one: &Move, has_placeholder: bool) -> Outcome {
+        let mut vm = Vm::start(self.machine.clone(), plan).unwrap();
         let after = boot(GuestKind::Linux61, &mut vm);
         let mut faults = Vec::new();
         for (host, guest) in one {
@@ -140,36 +168,31 @@ impl Subject {
                 Some(device) => faults.extend(self.moved_device(&mut vm, *host, device)),
             }
             let taken = one.iter().any(|(_, guest)| guest.0 == host.0);
-            if !taken && (after.tree.device(host.0).is_some() || id(&mut vm, host.0) != !0) {
+            let left = vm.remapper().to_host(Guest(host.0));
+            if !taken && left != Some(None) {
+                faults.push(format!("{host} is not vacated"));
+            }
+            if !taken && !has_placeholder && (after.tree.device(host.0).is_some() || id(&mut vm, host.0) != !0) {
                 faults.push(format!("something is found at {host}"));
             }
         }
         faults.extend(self.others(&mut vm, &after, one));
         let conflicts = vm.machine().conflicts().iter().filter(|conflict| !self.bare.conflicts().contains(conflict));
         faults.extend(conflicts.map(|conflict| format!("{conflict:x?}")));
-        match self.limit(&vm, &after) {
-            _ if faults.is_empty() => Outcome::Worked,
-            Some(limit) => Outcome::Limited(limit),
-            None => Outcome::Failed(faults),
+        match faults.is_empty() {
+            true => Outcome::Worked,
+            false if self.reuses_addresses(&vm, &after) => Outcome::AddressesReused(faults),
+            false => Outcome::Failed(faults),
         }
     }
 
-    /// A known reason why something may not have worked.
-    fn limit(&self, vm: &Vm, after: &Boot) -> Option<Limit> {
+    /// Whether the guest gave addresses a function left to something else.
+    fn reuses_addresses(&self, vm: &Vm, after: &Boot) -> bool {
         let bare = self.before.tree.devices.iter().flat_map(spans).collect::<Vec<_>>();
         let staying = after.tree.devices.iter().filter(|device| vm.remapper().to_host(Guest(device.bdf)).is_none());
         let mut new = staying.flat_map(spans).filter(|new| !bare.contains(new));
         let concealed = vm.second_stage().concealed();
-        if new.any(|(_, space, span)| concealed.iter().any(|(Guest(own), of)| *of == space && own.overlaps(span))) {
-            return Some(Limit::VacatedAddressesReused);
-        }
-        let machine = vm.machine();
-        let kept = after.tree.devices.iter().any(|device| {
-            let real = machine.find(device.bdf).map(|id| machine.function(id).programmed_windows());
-            let shown = device.windows.iter().map(|window| (space(window.kind), window.span));
-            real.is_some_and(|real| shown.into_iter().any(|shown| !real.contains(&shown)))
-        });
-        kept.then_some(Limit::GuardedWindowsOpened)
+        new.any(|(_, space, span)| concealed.iter().any(|(Guest(own), of)| *of == space && own.overlaps(span)))
     }
 
     fn moved_device(&self, vm: &mut Vm, host: Host<Bdf>, device: &Device) -> Vec<String> {

@@ -13,7 +13,7 @@ use crate::topology::{Bar, Function};
 
 type MoveCheck = fn(&Plan<'_>, Relocation, &Function) -> Option<Finding>;
 
-const MOVE_CHECKS: [MoveCheck; 12] = [
+const MOVE_CHECKS: [MoveCheck; 13] = [
     address_occupied,
     no_way_to_the_bus,
     bridge_is_gone,
@@ -26,6 +26,7 @@ const MOVE_CHECKS: [MoveCheck; 12] = [
     sriov_hidden,
     root_window_unknown,
     leaves_siblings,
+    leaves_addresses,
 ];
 
 const BARS: usize = 7;
@@ -167,6 +168,17 @@ fn leaves_siblings(plan: &Plan<'_>, relocation: Relocation, function: &Function)
             && !at.same_device(relocation.guest.0)
     })?;
     Some(finding(function, Cause::LeavesSiblings(sibling.bdf())))
+}
+
+/// On a root bus, and behind a port something is still found behind, a guest may give what a function left to another,
+/// while the real BAR stays. Behind a port left empty nothing needs addresses.
+fn leaves_addresses(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let bus = relocation.host.0.bus();
+    let is_shared = plan.host().bridge_to(bus).is_none() || plan.is_inhabited(bus);
+    let bar = function.bars().find(|bar| bar.kind() != BarKind::Rom && is_reached(plan, relocation.host, bar))?;
+    let moves = relocation.guest.0 != relocation.host.0;
+    (moves && is_shared && !plan.is_inert(Guest(relocation.host.0)))
+        .then(|| finding(function, Cause::LeavesAddresses(bus)).shown_by(function, bar.dword(function.header_type())))
 }
 
 fn sibling_left_behind(plan: &Plan<'_>, host: Host<Bdf>, number: u8) -> Option<Finding> {

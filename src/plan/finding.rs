@@ -59,6 +59,9 @@ pub enum Cause {
     SiblingLeftBehind(Host<Bdf>),
     /// The function loses its sibling: drivers that pair functions of a device may miss it.
     LeavesSiblings(Host<Bdf>),
+    /// The addresses of its BARs are free to the guest and forwarded to this bus as before: what the guest puts there
+    /// answers together with it.
+    LeavesAddresses(u8),
     /// A link leads down from the destination port, behind which stock Linux looks for device 0 only; this is how it
     /// finds the function all the same, and what that costs.
     FoundBy(Way, Guest<Bdf>, Host<Bdf>),
@@ -116,6 +119,7 @@ impl Finding {
             | Cause::IoBarHidden(_)
             | Cause::BootDisplay
             | Cause::FoundBy(Way::ConventionalBridge | Way::AsIs, ..)
+            | Cause::LeavesAddresses(_)
             | Cause::LeavesSiblings(_) => Grade::Risk,
             Cause::FoundBy(Way::AriChain | Way::UpstreamPort, ..)
             | Cause::RootWindowUnknown(_)
@@ -182,6 +186,10 @@ impl fmt::Display for Cause {
                 )
             }
             Self::LeavesSiblings(sibling) => write!(f, "{sibling} stays behind; a driver that pairs them will miss it"),
+            Self::LeavesAddresses(bus) => write!(
+                f,
+                "the guest may give the addresses it leaves to another function of bus {bus:02x}, unless a placeholder keeps them"
+            ),
             Self::FoundBy(Way::AriChain, guest, port) => {
                 write!(
                     f,

@@ -3,8 +3,9 @@
 use super::Plan;
 use crate::address::{Bdf, Guest, Host};
 
-/// What the guest finds at addresses functions left. An inert function has an ID no driver has, no memory and no power
-/// states; where the one that left is a PCI Express function, it looks like one.
+/// What the guest finds at addresses functions left. An inert function has an ID no driver has and no power states. Its
+/// BARs keep the real addresses of the one that left, at which nothing answers; where that is a PCI Express function, it
+/// looks like one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Vacated {

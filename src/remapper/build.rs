@@ -84,7 +84,7 @@ impl<const F: usize> Remapper<F> {
     fn add_inert(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
         for function in plan.inert().filter_map(|host| plan.host().function(host)) {
             let bdf = function.bdf();
-            let inert = Touched::inert(function, plan.has_siblings(Guest(bdf.0)));
+            let inert = Touched::inert(plan, function);
             self.add(inert.map_err(|TooManyRules| PlanError::TooManyRegisters(bdf))?)?;
         }
         Ok(())

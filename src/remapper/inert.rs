@@ -4,6 +4,9 @@
 use super::rule::TooManyRules;
 use super::touched::{Touched, low};
 use crate::access::Dword;
+use crate::address::{Guest, Host};
+use crate::plan::{Plan, is_reached};
+use crate::spec::bar::BarKind;
 use crate::spec::capability::CapabilityId;
 use crate::spec::express::{self, PortType};
 use crate::spec::header::{self, Command, Status};
@@ -17,9 +20,11 @@ const NO_DEVICE: u32 = 0xffff_0000;
 const EXPRESS: Dword = header::END;
 
 impl Touched {
-    /// An inert function where this one was. Without BARs it needs no memory, without Power Management no port above it
-    /// is switched off (`pci_dev_check_d3cold`).
-    pub(super) fn inert(function: &Function, has_siblings: bool) -> Result<Self, TooManyRules> {
+    /// An inert function where this one was. Its BARs are where hardware decodes, and nothing answers there: so the guest
+    /// gives the addresses to nobody else. Without Power Management no port above it is switched off
+    /// (`pci_dev_check_d3cold`).
+    pub(super) fn inert(plan: &Plan<'_>, function: &Function) -> Result<Self, TooManyRules> {
+        let has_siblings = plan.has_siblings(Guest(function.bdf().0));
         let mut inert = Self::staying(function);
         inert.is_inert = true;
         let rules = &mut inert.rules;
@@ -27,9 +32,15 @@ impl Touched {
         rules.fix(header::ID, !0, NO_DEVICE | function.id() & 0xffff)?;
         rules.fix(header::CLASS, !0, NO_CLASS)?;
         rules.fix(header::HEADER_TYPE, !0, if has_siblings { header::MULTI_FUNCTION } else { 0 })?;
-        let command = Command::BUS_MASTER_ENABLE | Command::SERR_ENABLE | Command::INTERRUPT_DISABLE;
-        rules.keep(header::COMMAND, !0, low(command), 0)?;
+        let decoding = Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE;
+        let command = decoding | Command::BUS_MASTER_ENABLE | Command::SERR_ENABLE | Command::INTERRUPT_DISABLE;
+        rules.keep(header::COMMAND, !0, low(command), low(function.command() & decoding))?;
         rules.keep(header::INTERRUPT, !0, 0xff, 0)?;
+        let bars = function.bars().filter(|bar| bar.kind() != BarKind::Rom && is_reached(plan, function.bdf(), bar));
+        for bar in bars {
+            let address = bar.span().map_or(0, |Host(span)| span.start());
+            inert.keep_address(bar.dword(function.header_type()), bar.kind(), bar.size(), address)?;
+        }
         if let Some(express) = function.express() {
             inert.imitate_express(express)?;
         }

@@ -151,14 +151,11 @@ impl Touched {
         let _ = self.windows.push(window);
     }
 
-    /// Keeps a BAR in the shadow: address bits are writable, so that sizing falls out (7.5.1.2.1).
+    /// Keeps a BAR in the shadow.
     pub(super) fn keep_bar(&mut self, header_type: HeaderType, bar: &Bar, address: u64) -> Result<(), TooManyRules> {
         let kind = bar.kind();
         let dword = bar.dword(header_type);
-        let [mask_low, mask_high] = halves(!shown_size(bar).wrapping_sub(1));
-        let [low, high] = halves(address);
-        let enable = if kind == BarKind::Rom { ROM_ENABLE } else { 0 };
-        self.rules.keep(dword, !0, mask_low & !kind.type_mask() | enable, low | kind.type_bits())?;
+        self.keep_address(dword, kind, shown_size(bar), address)?;
         // A ROM decodes only while the guest enables it, as it may share its decoder with a BAR (7.5.1.2.4); its
         // address in hardware stays.
         if let Some(Host(host)) = bar.span().filter(|_| kind == BarKind::Rom) {
@@ -168,11 +165,29 @@ impl Touched {
         }
         let effect = if kind == BarKind::Rom { Effect::Decoding } else { Effect::Placing };
         self.rules.set_off(dword, effect)?;
-        if let Some(upper) = dword.plus(1).filter(|_| kind.is_64_bit()) {
-            self.rules.keep(upper, !0, mask_high, high)?;
-            self.rules.set_off(upper, Effect::Placing)?;
+        match dword.plus(1).filter(|_| kind.is_64_bit()) {
+            Some(upper) => self.rules.set_off(upper, Effect::Placing),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Keeps the register of a BAR of this size in the shadow: address bits are writable, so that sizing falls out
+    /// (7.5.1.2.1).
+    pub(super) fn keep_address(
+        &mut self,
+        dword: Dword,
+        kind: BarKind,
+        size: u64,
+        address: u64,
+    ) -> Result<(), TooManyRules> {
+        let [mask_low, mask_high] = halves(!size.wrapping_sub(1));
+        let [low, high] = halves(address);
+        let enable = if kind == BarKind::Rom { ROM_ENABLE } else { 0 };
+        self.rules.keep(dword, !0, mask_low & !kind.type_mask() | enable, low | kind.type_bits())?;
+        match dword.plus(1).filter(|_| kind.is_64_bit()) {
+            Some(upper) => self.rules.keep(upper, !0, mask_high, high),
+            None => Ok(()),
+        }
     }
 
     /// Registers without a BAR read zero, as unimplemented ones do, so that none shows a host address.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pci_remap::plan::Cause;
+use pci_remap::plan::{Cause, Vacated, Way};
 use pci_remap::sim::vm::FUNCTIONS;
 use pci_remap::spec::header::HeaderType;
 use pci_remap::topology::Function;
@@ -40,7 +40,7 @@ pub(crate) fn candidates(topology: &Topology<FUNCTIONS>, kind: Kind) -> Vec<Move
         }
         Kind::FreeFunction => {
             let devices: Vec<_> = topology.functions().iter().map(|function| function.bdf().0).collect();
-            let firsts = devices.iter().filter(|bdf| bdf.function() == 0);
+            let firsts = devices.iter().filter(|bdf| bdf.function() == 0 && !is_behind_cardbus(topology, bdf.bus()));
             let pairs = firsts.flat_map(|first| endpoints.iter().map(move |host| (*host, *first)));
             let others = pairs.filter(|(host, first)| !host.0.same_device(*first));
             others.filter_map(|(host, first)| one(host, free_function(topology, first))).collect()
@@ -61,8 +61,28 @@ pub(crate) fn spread<T>(all: Vec<T>, most: usize) -> Vec<T> {
     all.into_iter().enumerate().filter(|(index, _)| takes(*index)).map(|(_, one)| one).collect()
 }
 
+/// The same moves by every other way a port there can show.
+pub(crate) fn by_every_way<'t>(topology: &'t Topology<FUNCTIONS>, one: &Move) -> Vec<(Way, Plan<'t>)> {
+    let destination = one.iter().find(|(_, guest)| guest.0.device() != 0).map(|(_, guest)| guest.0.bus());
+    let port = destination.and_then(|bus| topology.view().bridge_to(bus)).filter(|port| port.leads_down_a_link());
+    let Some(port) = port else { return Vec::new() };
+    let by = |way| Some((way, plan(topology, one).find_behind(port.bdf(), way).ok()?));
+    let ways = [Way::AriChain, Way::UpstreamPort, Way::ConventionalBridge].into_iter().filter_map(by);
+    ways.filter(|(_, plan)| plan.findings().all(|finding| finding.grade() != Grade::Error)).collect()
+}
+
 pub(crate) fn plan<'t>(topology: &'t Topology<FUNCTIONS>, one: &Move) -> Plan<'t> {
     one.iter().fold(Plan::new(topology), |plan, (host, guest)| plan.relocate(*host, *guest).unwrap())
+}
+
+/// Moves that are refused only because siblings would not be found any more.
+pub(crate) fn stranding(topology: &Topology<FUNCTIONS>, all: &[Move]) -> Vec<Move> {
+    let has_errors = |plan: &Plan<'_>| plan.findings().any(|finding| finding.grade() == Grade::Error);
+    let is_stranding = |one: &&Move| {
+        let plan = plan(topology, one);
+        has_errors(&plan) && !has_errors(&plan.vacated(Vacated::InertFirst))
+    };
+    all.iter().filter(is_stranding).cloned().collect()
 }
 
 /// The moves the planner accepts, and how often it refused the others for what reason.
