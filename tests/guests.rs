@@ -6,6 +6,7 @@ use std::path::Path;
 
 use pci_remap::mechanism::Ecam;
 use pci_remap::sim::dump::{Dump, Resources};
+use pci_remap::sim::guest::life::Life;
 use pci_remap::sim::guest::{Boot, Device, DeviceTree, Kind, boot, lspci_tv};
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, VfBar, Windows, signature};
 use pci_remap::sim::platform::{Firmware, Platform, RootBridge};
@@ -598,6 +599,18 @@ fn names_of_guests_parse_back() {
         assert_eq!(kind.to_string().parse(), Ok(kind));
     }
     assert!("linux".parse::<Kind>().is_err());
+}
+
+#[test]
+fn a_whole_life_ends_on_hardware_that_answers_nonsense() {
+    let answers = || [Answers::Always(0x8086_8086), Answers::Noise(1), Answers::Fixed(1), Answers::Bridges(1)];
+    for kind in [Kind::Linux61, Kind::Linux615] {
+        for answers in answers() {
+            let mut nonsense = Nonsense::new(answers, true);
+            let mut life = Life::start(kind, &mut nonsense, &[bdf("00:00.0"), bdf("01:01.0")]).unwrap();
+            life.run_all();
+        }
+    }
 }
 
 /// Hardware that answers nonsense.
