@@ -41,6 +41,12 @@ pub trait Platform {
     fn signal(&mut self, _function: Bdf, _vector: u16) -> Option<Message> {
         None
     }
+
+    /// Lets the function at an address read and write `len` bytes of memory. Whether it could; it can where no DMA is
+    /// simulated.
+    fn transfer(&mut self, _function: Bdf, _len: u32) -> bool {
+        true
+    }
 }
 
 /// A Message Signaled Interrupt: a write that reaches the processors' interrupt controllers.

@@ -87,6 +87,8 @@ pub enum Fault {
     Silent,
     /// A message it signals does not arrive.
     NoInterrupts,
+    /// It cannot read and write memory.
+    NoDma,
     /// A reset did not succeed.
     NotReset,
     /// The kernel complained about it.
@@ -297,6 +299,10 @@ impl<'p> Life<'p> {
             }
             if self.linux.messages_arrive(dev) == Some(false) {
                 self.fail(step, bdf, Fault::NoInterrupts);
+            }
+            // More than any Max_Payload_Size.
+            if !self.linux.config.platform.transfer(bdf, 0x1000) {
+                self.fail(step, bdf, Fault::NoDma);
             }
         }
         // As they are when nobody uses them.
