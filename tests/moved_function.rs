@@ -348,3 +348,75 @@ fn a_first_function_that_is_moved_to_where_it_is_hides_what_others_hide() {
     let mut vm = moved(machine([card]), &[("02:00.0", "02:00.0")]);
     assert_eq!(extended_capabilities(&mut vm, "02:00.0"), [0, 0x03]);
 }
+
+/// What fails when a rule is taken away. Tests of other files by `file: name`.
+const RULES: &[(&str, &str)] = &[
+    ("Command: decode enables drive windows", "bar: windows_appear_with_memory_space_enable_and_go_with_it"),
+    ("Command: hardware keeps decoding", "registers: the_guest_masters_the_bus_and_hardware_keeps_decoding"),
+    ("Command: SERR# Enable", "errors_are_reported_as_firmware_chose_and_the_guests_enables_read_back"),
+    ("Status: error bits are cleared by ones only", "registers: error_bits_are_cleared_only_by_writing_them"),
+    ("BIST", "registers: a_self_test_cannot_be_started"),
+    ("Multi-Function Device", "registers: the_multi_function_bit_says_what_the_guest_finds"),
+    ("BARs: size masks", "bar: sizing_falls_out_of_the_mask_whatever_is_written"),
+    ("BARs: hardware's stay", "bar: moving_a_live_bar_unmaps_the_old_place_before_mapping_the_new"),
+    ("BARs: registers without one read zero", "bar: a_bar_the_guest_shall_place_reads_zero_and_decoding_is_off"),
+    ("Expansion ROM Enable", "bar: a_rom_is_there_while_its_own_enable_and_memory_space_enable_are_both_set"),
+    ("Interrupt Pin: none", "registers: the_interrupt_pin_is_not_shown_and_the_line_is_the_guests_own"),
+    ("Interrupt Pin: chosen", "the_pin_is_the_one_whose_routing_the_caller_knows"),
+    ("hidden capabilities", "registers: capabilities_that_cannot_move_are_unlinked_and_their_registers_read_zero"),
+    ("Capabilities List", "registers: a_function_whose_capabilities_are_all_hidden_has_no_list"),
+    ("hidden extended capabilities", "what_names_functions_or_agrees_with_a_port_is_hidden"),
+    ("Device/Port Type on a root bus", "on_a_root_bus_it_is_integrated_and_has_no_link"),
+    ("Link registers on a root bus", "on_a_root_bus_it_is_integrated_and_has_no_link"),
+    ("Device Capabilities: Max_Payload_Size Supported", "its_payload_is_its_ports_and_hardware_keeps_its_own"),
+    ("Device Capabilities: Phantom Functions", "no_phantom_functions"),
+    ("Device Capabilities: acceptable latencies", "it_has_no_say_in_the_link_of_the_port_it_is_seen_behind"),
+    ("Device Capabilities: Role-Based Error Reporting", "it_has_no_say_in_the_link_of_the_port_it_is_seen_behind"),
+    ("Device Control: Max_Payload_Size", "its_payload_is_its_ports_and_hardware_keeps_its_own"),
+    ("Device Control: error enables", "errors_are_reported_as_firmware_chose_and_the_guests_enables_read_back"),
+    ("Device Control: Phantom Functions Enable", "no_phantom_functions"),
+    ("Device Control: the rest passes", "request_size_ordering_snooping_tags_and_reset_are_the_hardwares"),
+    ("Link Capabilities: ASPM, clock power management", "it_has_no_say_in_the_link_of_the_port_it_is_seen_behind"),
+    ("Link Control", "link_control_is_the_guests_own_and_agrees_with_its_port_on_clocks"),
+    ("Link Status: Slot Clock Configuration", "link_control_is_the_guests_own_and_agrees_with_its_port_on_clocks"),
+    ("Link Control 2", "link_control_is_the_guests_own_and_agrees_with_its_port_on_clocks"),
+    ("Device Capabilities 2", "what_both_ends_of_a_link_agree_on_is_not_offered_and_stays_as_firmware_left_it"),
+    ("Device Control 2", "what_both_ends_of_a_link_agree_on_is_not_offered_and_stays_as_firmware_left_it"),
+    ("nothing of it on its own bus", "on_its_own_bus_it_agrees_with_the_port_it_has"),
+    ("nothing beyond a version 1 structure", "a_version_1_structure_ends_where_it_ends"),
+    ("Advanced Error Reporting: hidden", "errors_are_not_shown_where_the_plan_says_so"),
+    ("Resizable BAR Capability", "a_resizable_bar_has_the_size_it_has"),
+    ("Resizable BAR Control", "a_resizable_bar_has_the_size_it_has"),
+    ("strict: capabilities", "a_guest_that_is_not_trusted_finds_known_capabilities_and_nothing_else"),
+    ("strict: registers outside", "a_guest_that_is_not_trusted_finds_known_capabilities_and_nothing_else"),
+    ("Initiate Function Level Reset", "replay: the_function_survives_a_function_level_reset"),
+    ("AF Control", "replay: the_function_survives_a_reset_by_advanced_features"),
+    ("PMCSR: the way back from D3hot", "replay: the_function_survives_the_way_back_from_d3hot"),
+    ("PMCSR: windows in D0 only", "replay: windows_are_there_in_d0_only"),
+    ("PMCSR: No_Soft_Reset", "replay: a_function_that_keeps_its_registers_in_d3hot_is_where_it_was_afterwards"),
+    ("PMCSR: states the function has", "replay: a_state_the_function_does_not_have_changes_nothing"),
+    ("all ones from hardware are all ones", "replay: a_function_that_is_not_ready_reads_as_hardware_does"),
+    ("no replay before the function is ready", "replay: a_guest_that_writes_too_early_loses_nothing_but_its_write"),
+    ("no replay before a reset", "replay: a_second_reset_in_a_row_is_not_preceded_by_what_it_takes_away"),
+    (
+        "bridges before what is behind them",
+        "replay: after_a_sleep_without_power_the_way_comes_back_before_the_function",
+    ),
+];
+
+#[test]
+fn every_rule_has_a_test() {
+    let files = [
+        ("", include_str!("moved_function.rs")),
+        ("bar: ", include_str!("bar.rs")),
+        ("registers: ", include_str!("registers.rs")),
+        ("replay: ", include_str!("replay.rs")),
+    ];
+    for (rule, test) in RULES {
+        let is_there = |(prefix, text): &(&str, &str)| {
+            let name = test.strip_prefix(prefix).filter(|name| !name.contains(':'));
+            name.is_some_and(|name| text.contains(&format!("#[test]\nfn {name}() {{")))
+        };
+        assert!(files.iter().any(is_there), "{rule}: there is no test {test}");
+    }
+}

@@ -35,8 +35,9 @@ use crate::topology::MAX_ROOT_WINDOWS;
 
 /// One PCI segment group as one guest sees it, with room for `F` touched functions.
 ///
-/// Reads decide and change nothing; writes may change what the guest's windows mean. The caller carries out a decision,
-/// then applies the whole delta, then resumes the guest. A guest cannot cause an error.
+/// Reads decide and change nothing; writes may change what the guest's windows mean. The caller makes a replay where a
+/// reset made a function forget, carries out the decision, applies the whole delta, then resumes the guest. A guest cannot
+/// cause an error.
 ///
 /// `F` counts moved and hidden functions, the ports they left or went behind, and first functions of devices whose
 /// number of functions changes; 5 is enough for one move, 253 is the most.

@@ -123,7 +123,11 @@ impl Bus {
 
     fn config_write(&mut self, access: Guest<Access>, value: u32) {
         self.counts.config += 1;
-        let outcome = self.remapper.write(access, value);
+        let mut outcome = self.remapper.write(access, value);
+        if let Some(replay) = outcome.replay() {
+            let id = self.hardware.read(replay.id());
+            replay.writes(id).for_each(|write| self.hardware.write(write.to, write.value));
+        }
         match outcome.decision {
             WriteDecision::Passthrough => self.hardware.write(Host(access.0), value),
             WriteDecision::Hide | WriteDecision::Emulate => {}
