@@ -51,6 +51,7 @@ pub struct Plan<'t> {
     hidden: Vec<Host<Bdf>, MAX_MOVES>,
     reserved: Vec<Guest<Span>, MAX_RESERVED>,
     bus_numbers: BusNumbers,
+    policy: Policy,
     ways: Vec<way::Choice, MAX_MOVES>,
     vacated: Vacated,
 }
@@ -117,17 +118,19 @@ impl<'t> Plan<'t> {
             hidden: Vec::new(),
             reserved: Vec::new(),
             bus_numbers: BusNumbers::Hardware,
+            policy: Policy::Transparent,
             ways: Vec::new(),
             vacated: Vacated::Empty,
         }
     }
 
-    /// Moves one function with the defaults of [`Relocation::new`].
+    /// Moves one function with the defaults of [`Relocation::new`], but for the [policy](Self::policy).
     ///
     /// # Errors
     /// As [`Self::with`].
     pub fn relocate(self, host: Host<Bdf>, guest: Guest<Bdf>) -> Result<Self, PlanError> {
-        self.with(Relocation::new(host, guest))
+        let policy = self.policy;
+        self.with(Relocation { policy, ..Relocation::new(host, guest) })
     }
 
     /// Moves all functions of a device with the defaults, each keeping its function number.
@@ -199,6 +202,13 @@ impl<'t> Plan<'t> {
     #[must_use]
     pub fn bus_numbers(mut self, bus_numbers: BusNumbers) -> Self {
         self.bus_numbers = bus_numbers;
+        self
+    }
+
+    /// Says how much the guest is given of functions that are moved from here on; [`Self::with`] says it for one.
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
         self
     }
 

@@ -173,7 +173,8 @@ fn plan(topology: &Topology<64>) -> Result<Plan<'_>, PlanError> {
         plan = match u8::any() {
             0 => plan.relocate(Host(Bdf::any()), Guest(Bdf::any()))?,
             1 => plan.hide(Host(Bdf::any()))?,
-            2 => plan.reserve(Guest(Span::any()))?,
+            2 => plan.policy(if bool::any() { Policy::Strict } else { Policy::Transparent }),
+            3 => plan.reserve(Guest(Span::any()))?,
             4 => plan.vacated(if bool::any() { Vacated::InertFirst } else { Vacated::Placeholder }),
             3 => plan.find_behind(Host(Bdf::any()), Way::any())?,
             _ => plan.with(Relocation::any())?,
