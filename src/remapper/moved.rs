@@ -154,7 +154,7 @@ const HIDDEN: [CapabilityId; 2] = [CapabilityId::ENHANCED_ALLOCATION, Capability
 
 /// Extended capabilities a moved function does not show: those that are half of an agreement with the real port, that
 /// name functions by their address, that identify the function to others by it, or that change what a BAR decodes.
-const HIDDEN_EXTENDED: [ExtendedCapabilityId; 19] = [
+const HIDDEN_EXTENDED: [ExtendedCapabilityId; 25] = [
     ExtendedCapabilityId::VIRTUAL_CHANNEL,
     ExtendedCapabilityId::ROOT_COMPLEX_LINK_DECLARATION,
     ExtendedCapabilityId::MFVC,
@@ -166,12 +166,18 @@ const HIDDEN_EXTENDED: [ExtendedCapabilityId; 19] = [
     ExtendedCapabilityId::PAGE_REQUEST,
     ExtendedCapabilityId::TPH_REQUESTER,
     ExtendedCapabilityId::LTR,
+    ExtendedCapabilityId::SECONDARY_PCI_EXPRESS,
     ExtendedCapabilityId::PASID,
     ExtendedCapabilityId::DPC,
     ExtendedCapabilityId::L1_PM_SUBSTATES,
     ExtendedCapabilityId::PTM,
     ExtendedCapabilityId::VF_RESIZABLE_BAR,
     ExtendedCapabilityId::FRS_QUEUEING,
+    ExtendedCapabilityId::DATA_LINK_FEATURE,
+    ExtendedCapabilityId::PHYSICAL_LAYER_16,
+    ExtendedCapabilityId::LANE_MARGINING,
+    ExtendedCapabilityId::PHYSICAL_LAYER_32,
     ExtendedCapabilityId::DOE,
     ExtendedCapabilityId::IDE,
+    ExtendedCapabilityId::PHYSICAL_LAYER_64,
 ];

@@ -56,8 +56,10 @@ impl ExtendedCapabilityId {
     pub const DATA_LINK_FEATURE: Self = Self(0x0025);
     pub const PHYSICAL_LAYER_16: Self = Self(0x0026);
     pub const LANE_MARGINING: Self = Self(0x0027);
+    pub const PHYSICAL_LAYER_32: Self = Self(0x002a);
     pub const DOE: Self = Self(0x002e);
     pub const IDE: Self = Self(0x0030);
+    pub const PHYSICAL_LAYER_64: Self = Self(0x0031);
 }
 
 /// First DWORD of a capability: ID in bits 7:0, pointer to the next in 15:8.
@@ -141,7 +143,8 @@ pub const fn extended_control_dword(id: ExtendedCapabilityId) -> u16 {
 /// Number of DWORDs an extended capability has; `read` answers the `n`th of them. One for those we know nothing of.
 pub fn extended_capability_dwords(id: ExtendedCapabilityId, mut read: impl FnMut(u16) -> u32) -> u16 {
     match id {
-        ExtendedCapabilityId::AER => 18,
+        // 7.7.7: a DWORD for each lane, of which no endpoint has more than 16.
+        ExtendedCapabilityId::AER | ExtendedCapabilityId::LANE_MARGINING => 18,
         ExtendedCapabilityId::VIRTUAL_CHANNEL
         | ExtendedCapabilityId::MFVC
         | ExtendedCapabilityId::VIRTUAL_CHANNEL_MFVC => {
@@ -171,6 +174,11 @@ pub fn extended_capability_dwords(id: ExtendedCapabilityId, mut read: impl FnMut
             let entries = (u16::from_le_bytes([low, high]) & 0x7ff).saturating_add(1);
             if capability >> 9 & 0b11 == 1 { entries.div_ceil(2).saturating_add(3) } else { 3 }
         }
+        // 7.7.3, 7.7.5, 7.7.6, 7.7.12: with 16 lanes.
+        ExtendedCapabilityId::SECONDARY_PCI_EXPRESS => 11,
+        ExtendedCapabilityId::PHYSICAL_LAYER_16
+        | ExtendedCapabilityId::PHYSICAL_LAYER_32
+        | ExtendedCapabilityId::PHYSICAL_LAYER_64 => 12,
         ExtendedCapabilityId::L1_PM_SUBSTATES => 5,
         ExtendedCapabilityId::DPC => 16,
         ExtendedCapabilityId::DOE => 6,
