@@ -16,6 +16,7 @@
 //! | `destination_port.rs` `show_pci_x_bridge` | [`a_pci_x_bridge_stands_where_the_port_was`] |
 //! | `destination_port.rs` `show_ari` where there is no chain | [`every_way_leads_to_the_function_and_to_nothing_else`] |
 //! | `destination_port.rs` `pretend_link` | [`a_port_with_nothing_wired_behind_it_shows_a_link_that_is_up`], [`a_reset_of_an_empty_link_does_not_happen`] |
+//! | `destination_port.rs` `reset_bus` | [`a_reset_of_the_bus_a_device_moved_to_is_one_of_the_bus_it_is_wired_to`] |
 //! | `inert.rs` | [`an_inert_function_is_nobodys`], [`siblings_stay_reachable_behind_an_inert_function_0`], [`a_placeholder_keeps_the_address_and_the_port_awake`] |
 //! | `build.rs` `empty_vacated`: phantom clones | [`every_way_leads_to_the_function_and_to_nothing_else`] |
 
@@ -375,10 +376,33 @@ fn a_port_with_nothing_wired_behind_it_shows_a_link_that_is_up() {
 
 #[test]
 fn a_reset_of_an_empty_link_does_not_happen() {
-    let mut vm = alone();
+    let mut machine = pc([destination_port(), source_port()], [sibling(), nic("02:00.1")]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.1"), guest("01:00.0")).unwrap();
+    let texts: Vec<_> = plan.findings().map(|finding| finding.to_string()).collect();
+    let lost = "02:00.1: a bus reset by 00:01.0 does not reach 01:00.0: it is wired elsewhere, and not alone";
+    assert!(texts.contains(&lost.into()), "{texts:?}");
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    assert_eq!(reached(&mut vm, DESTINATION, 0x3c), 0);
     vm.write_word(DESTINATION, 0x3e, 0x0042);
-    assert_eq!(real(&vm, DESTINATION, 0x3c) >> 16, 0x0002);
     assert_eq!(vm.read(DESTINATION, 0x3c) >> 16, 0x0042);
+    assert_eq!(real(&vm, SOURCE, 0x3c) >> 16 & 0x40, 0, "the sibling is not reset");
+}
+
+#[test]
+fn a_reset_of_the_bus_a_device_moved_to_is_one_of_the_bus_it_is_wired_to() {
+    let mut vm = alone();
+    vm.write("01:00.0", 0x10, 0xe000_0000);
+    vm.write_word("01:00.0", 0x04, 0x0006);
+    assert_eq!(vm.second_stage().mappings().len(), 1);
+    let before = vm.made_writes().len();
+    vm.write_word(DESTINATION, 0x3e, 0x0043);
+    assert_eq!(vm.second_stage().mappings(), [], "what is being reset does not decode");
+    assert!(vm.remapper().has_forgotten(host("02:00.0")));
+    vm.write_word(DESTINATION, 0x3e, 0x0003);
+    let made: Vec<_> =
+        vm.made_writes()[before..].iter().map(|write| format!("{} <- {:x}", write.to, write.value)).collect();
+    assert_eq!(made, ["00:01.1 3Ch lanes 1100 <- 400000", "00:01.1 3Ch lanes 1100 <- 0"]);
+    assert_eq!(vm.read(DESTINATION, 0x3c) >> 16, 0x0003, "the other bits are the guest's");
 }
 
 /// Of two functions of a device the first moves; the second may be in the plan too, where it is.

@@ -13,7 +13,7 @@ use crate::topology::{Bar, Function};
 
 type MoveCheck = fn(&Plan<'_>, Relocation, &Function) -> Option<Finding>;
 
-const MOVE_CHECKS: [MoveCheck; 13] = [
+const MOVE_CHECKS: [MoveCheck; 14] = [
     address_occupied,
     no_way_to_the_bus,
     bridge_is_gone,
@@ -27,6 +27,7 @@ const MOVE_CHECKS: [MoveCheck; 13] = [
     root_window_unknown,
     leaves_siblings,
     leaves_addresses,
+    bus_reset_lost,
 ];
 
 const BARS: usize = 7;
@@ -179,6 +180,11 @@ fn leaves_addresses(plan: &Plan<'_>, relocation: Relocation, function: &Function
     let moves = relocation.guest.0 != relocation.host.0;
     (moves && is_shared && !plan.is_inert(Guest(relocation.host.0)))
         .then(|| finding(function, Cause::LeavesAddresses(bus)).shown_by(function, bar.dword(function.header_type())))
+}
+
+fn bus_reset_lost(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let port = plan.host().bridge_to(relocation.guest.0.bus()).filter(|port| plan.has_empty_link(port))?;
+    plan.reset_of(port).is_none().then(|| finding(function, Cause::BusResetLost(relocation.guest, port.bdf())))
 }
 
 fn sibling_left_behind(plan: &Plan<'_>, host: Host<Bdf>, number: u8) -> Option<Finding> {

@@ -62,6 +62,9 @@ pub enum Cause {
     /// The addresses of its BARs are free to the guest and forwarded to this bus as before: what the guest puts there
     /// answers together with it.
     LeavesAddresses(u8),
+    /// Nothing is wired behind the destination port, and no bridge has just what the guest finds there behind it: a reset
+    /// of the bus (Secondary Bus Reset) does not reach the function.
+    BusResetLost(Guest<Bdf>, Host<Bdf>),
     /// A link leads down from the destination port, behind which stock Linux looks for device 0 only; this is how it
     /// finds the function all the same, and what that costs.
     FoundBy(Way, Guest<Bdf>, Host<Bdf>),
@@ -120,6 +123,7 @@ impl Finding {
             | Cause::BootDisplay
             | Cause::FoundBy(Way::ConventionalBridge | Way::AsIs, ..)
             | Cause::LeavesAddresses(_)
+            | Cause::BusResetLost(..)
             | Cause::LeavesSiblings(_) => Grade::Risk,
             Cause::FoundBy(Way::AriChain | Way::UpstreamPort, ..)
             | Cause::RootWindowUnknown(_)
@@ -190,6 +194,9 @@ impl fmt::Display for Cause {
                 f,
                 "the guest may give the addresses it leaves to another function of bus {bus:02x}, unless a placeholder keeps them"
             ),
+            Self::BusResetLost(guest, port) => {
+                write!(f, "a bus reset by {port} does not reach {guest}: it is wired elsewhere, and not alone")
+            }
             Self::FoundBy(Way::AriChain, guest, port) => {
                 write!(
                     f,

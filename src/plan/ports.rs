@@ -27,6 +27,8 @@ pub(crate) struct Port<'t> {
     pub(crate) way: Option<Way>,
     /// Whether nothing is wired behind it.
     pub(crate) has_empty_link: bool,
+    /// The bridge whose Secondary Bus Reset does what a guest wants of this one's, if its own would do nothing.
+    pub(crate) reset_by: Option<&'t Function>,
 }
 
 impl<'t> Plan<'t> {
@@ -47,7 +49,27 @@ impl<'t> Plan<'t> {
         } else {
             return None;
         };
-        Some(Port { function, bridge, role, way, has_empty_link: self.has_empty_link(function) })
+        Some(Port {
+            function,
+            bridge,
+            role,
+            way,
+            has_empty_link: self.has_empty_link(function),
+            reset_by: self.reset_of(function),
+        })
+    }
+
+    /// The bridge a reset of the bus behind a port with an empty link is to be made by: what is found there is all that is
+    /// wired behind that bridge, and nothing else.
+    pub(crate) fn reset_of(&self, port: &Function) -> Option<&'t Function> {
+        let bus = port.bridge().filter(|_| self.has_empty_link(port))?.secondary;
+        let (_, Host(one)) = self.guest_bus(bus).next()?;
+        let real = self.host().bridge_to(one.bus())?;
+        let bridge = real.bridge()?;
+        let is_found = |host| self.relocation_of(host).is_some_and(|relocation| relocation.guest.0.bus() == bus);
+        let mut wired = self.host().functions().iter().filter(|function| behind(bridge, function.bdf().0));
+        let is_all = wired.all(|function| is_found(function.bdf()));
+        (is_all && self.guest_bus(bus).all(|(_, Host(host))| behind(bridge, host))).then_some(real)
     }
 
     /// Whether something that is wired behind the bridge does not appear behind it.

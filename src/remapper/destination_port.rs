@@ -1,13 +1,49 @@
 //! The rules of a port a function appears behind, so that the guest finds it there, and finds a link that is up.
 
+use super::Remapper;
 use super::lists::room_of;
-use super::rule::TooManyRules;
+use super::rule::{Effect, TooManyRules};
 use super::touched::Touched;
-use crate::access::Dword;
-use crate::plan::Way;
+use crate::access::{Access, Dword, Lanes};
+use crate::address::{Bdf, Host};
+use crate::decision::WriteDecision;
+use crate::plan::{Port, Way};
 use crate::spec::capability::CapabilityId;
 use crate::spec::{express, header, pci_x, type1};
 use crate::topology::{Express, Function};
+
+/// A reset of the bus behind a port nothing is wired behind, made by the bridge above what is found there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BusReset {
+    bridge: Bdf,
+    /// The upper half of the DWORD with Bridge Control, without the reset.
+    control: u32,
+    /// The bus, as the guest finds it when it starts.
+    bus: u8,
+}
+
+impl<const F: usize> Remapper<F> {
+    /// The guest begins or ends a reset: so does the bridge above the functions it means. They forget.
+    pub(super) fn reset_bus(&mut self, port: usize) -> WriteDecision {
+        let Some(touched) = self.functions.get(port) else { return WriteDecision::Emulate };
+        let Some(BusReset { bridge, control, bus }) = touched.bus_reset else { return WriteDecision::Emulate };
+        let reset = touched.rules.shadow(type1::BRIDGE_CONTROL) & type1::SECONDARY_BUS_RESET;
+        for index in 0..self.functions.len() {
+            let is_there =
+                self.functions.get(index).and_then(|touched| touched.guest).is_some_and(|at| at.bus() == bus);
+            if is_there && reset != 0 {
+                self.forget(index);
+            }
+        }
+        match Lanes::run(2, 2) {
+            Some(lanes) => WriteDecision::Redirect {
+                to: Host(Access::new(bridge, type1::BRIDGE_CONTROL, lanes)),
+                value: control | reset,
+            },
+            None => WriteDecision::Emulate,
+        }
+    }
+}
 
 impl Touched {
     /// Makes the guest look for all device numbers behind the port.
@@ -63,10 +99,17 @@ impl Touched {
 
     /// Nothing is wired behind the port: the link shows as trained, or Linux gives up what it finds behind it
     /// (`pci_bridge_wait_for_secondary_bus`), no slot is empty (`pciehp`), and no power state has to be left.
-    pub(super) fn pretend_link(&mut self, function: &Function) -> Result<(), TooManyRules> {
-        // A reset would reset nothing.
-        self.rules.keep(type1::BRIDGE_CONTROL, type1::SECONDARY_BUS_RESET, type1::SECONDARY_BUS_RESET, 0)?;
-        let Some(express) = function.express() else { return Ok(()) };
+    pub(super) fn pretend_link(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
+        // What the port does to the empty bus matters to nobody; a reset would reset nothing.
+        let control = port.function.header(type1::BRIDGE_CONTROL);
+        self.rules.keep(type1::BRIDGE_CONTROL, 0xffff_00ff, 0x0fff_00ff, control)?;
+        self.rules.drop_writes(type1::BRIDGE_CONTROL, !0)?;
+        if let Some(real) = port.reset_by {
+            let control = real.header(type1::BRIDGE_CONTROL) & 0xffff_0000 & !type1::SECONDARY_BUS_RESET;
+            self.bus_reset = Some(BusReset { bridge: real.bdf().0, control, bus: port.bridge.secondary });
+            self.rules.set_off(type1::BRIDGE_CONTROL, Effect::SecondaryBusReset)?;
+        }
+        let Some(express) = port.function.express() else { return Ok(()) };
         self.rules.fix(express.dword, express::SLOT_IMPLEMENTED, 0)?;
         let capabilities = express.register(express::LINK_CAPABILITIES);
         if let Some(dword) = express.dword.plus(express::LINK_CAPABILITIES) {

@@ -218,7 +218,8 @@ impl<const F: usize> Remapper<F> {
         };
         let lanes = access.lanes().mask();
         let shadow = rule.shadow & !(rule.writable & lanes) | value & rule.writable & lanes;
-        let changed = shadow != rule.shadow;
+        let difference = shadow ^ rule.shadow;
+        let changed = difference != 0;
         rule.shadow = shadow;
         // Bytes that are all ours are left alone in hardware; in shared ones our bits are held.
         let decision = match access.lanes().touching(rule.to_hardware) {
@@ -232,6 +233,7 @@ impl<const F: usize> Remapper<F> {
             Effect::Decoding if changed => self.settle(index),
             Effect::Placing if changed && touched.is_decoding => self.settle(index),
             Effect::BusNumbers if changed => self.renumber(),
+            Effect::SecondaryBusReset if difference & type1::SECONDARY_BUS_RESET != 0 => return self.reset_bus(index),
             effect @ (Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset) => {
                 self.note_power(index, effect, value & lanes);
             }

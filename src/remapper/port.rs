@@ -25,7 +25,7 @@ impl Touched {
         match port.role {
             Role::Vacant => touched.show_conventional_bridge(port)?,
             Role::Guarded => touched.guard_port(port.function, port.bridge)?,
-            Role::Destination if port.has_empty_link => touched.pretend_link(port.function)?,
+            Role::Destination if port.has_empty_link => touched.pretend_link(port)?,
             Role::Destination | Role::Bystander => {}
         }
         if let (Some(way), Some(express), true) = (port.way, port.function.express(), port.role != Role::Vacant) {

@@ -152,7 +152,7 @@ impl<const F: usize> Remapper<F> {
     }
 
     /// Hardware has forgotten the registers of a function, and the guest finds that it has.
-    fn forget(&mut self, index: usize) {
+    pub(super) fn forget(&mut self, index: usize) {
         let Some(touched) = self.functions.get_mut(index).filter(|touched| touched.can_forget()) else { return };
         self.resets = self.resets.wrapping_add(1);
         if !touched.has_forgotten {

@@ -28,6 +28,8 @@ pub(super) enum Effect {
     AdvancedFeaturesReset,
     /// PowerState in PMCSR was written.
     PowerState,
+    /// Secondary Bus Reset in Bridge Control changed, of a port with an empty link.
+    SecondaryBusReset,
 }
 
 /// The rule of one DWORD. Bits that do not come from hardware come from the shadow.

@@ -3,6 +3,7 @@
 
 use heapless::Vec;
 
+use super::destination_port::BusReset;
 use super::lists::hide_extended_capabilities;
 use super::replay::Power;
 use super::rule::{Effect, Rules, TooManyRules};
@@ -28,6 +29,8 @@ pub(super) struct Touched {
     pub(super) is_decoding: bool,
     /// The lowest and the highest address its windows claim, to skip it fast.
     pub(super) reach: Option<Span>,
+    /// For a port with an empty link: what a reset of the bus behind it is to reset.
+    pub(super) bus_reset: Option<BusReset>,
     /// Whether nothing of it is the hardware's: it stands where a function was that the guest finds elsewhere, or not.
     pub(super) is_inert: bool,
     /// For a bridge with virtual bus numbers: the places of the bus it is on, unless that is a root bus, and of the bus
@@ -71,6 +74,7 @@ impl Touched {
             windows: Vec::new(),
             is_decoding: false,
             reach: None,
+            bus_reset: None,
             is_inert: false,
             leads: None,
             preparation: Vec::new(),

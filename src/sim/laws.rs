@@ -56,6 +56,8 @@ struct Session<'t> {
     fixed: Vec<(FunctionId, Dword, u32, u32)>,
     /// Guest addresses where an inert function is found.
     inert: Vec<Bdf>,
+    /// Bridges that reset their bus when the guest resets that of a port nothing is wired behind.
+    resetting: Vec<Host<Bdf>>,
     /// Ports shown as PCI-X bridges.
     pci_x: Vec<Host<Bdf>>,
     refuses: bool,
@@ -68,6 +70,7 @@ impl<'t> Session<'t> {
     fn new(vm: Vm, topology: &'t Topology<FUNCTIONS>, plan: &Plan<'_>, virtual_bus_numbers: bool) -> Self {
         let relocations = plan.relocations().to_vec();
         let hidden = plan.hidden().to_vec();
+        let resetting = topology.functions().iter().filter_map(|port| plan.reset_of(port)).map(Function::bdf).collect();
         let shows_pci_x = |function: &&Function| plan.way(function) == Some(Way::ConventionalBridge);
         let pci_x = topology.functions().iter().filter(shows_pci_x).map(Function::bdf).collect();
         let mut session = Self {
@@ -79,6 +82,7 @@ impl<'t> Session<'t> {
             touchable: BTreeSet::new(),
             fixed: Vec::new(),
             inert: plan.inert().map(|Host(bdf)| bdf).collect(),
+            resetting,
             pci_x,
             refuses: false,
             virtual_bus_numbers,
@@ -161,7 +165,8 @@ impl<'t> Session<'t> {
                         fix(bridge.bdf().0, dword, mask);
                     }
                     fix_link(bridge, &mut fix);
-                    fix(bridge.bdf().0, type1::BRIDGE_CONTROL, 0xffff_0000);
+                    let reset = if self.resetting.contains(&bridge.bdf()) { type1::SECONDARY_BUS_RESET } else { 0 };
+                    fix(bridge.bdf().0, type1::BRIDGE_CONTROL, 0xffff_0000 & !reset);
                 }
             }
         }
