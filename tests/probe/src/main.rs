@@ -176,7 +176,7 @@ fn plan(topology: &Topology<64>) -> Result<Plan<'_>, PlanError> {
             2 => plan.policy(if bool::any() { Policy::Strict } else { Policy::Transparent }),
             3 => plan.reserve(Guest(Span::any()))?,
             4 => plan.vacated(if bool::any() { Vacated::InertFirst } else { Vacated::Placeholder }),
-            3 => plan.find_behind(Host(Bdf::any()), Way::any())?,
+            5 => plan.find_behind(Host(Bdf::any()), Way::any())?,
             _ => plan.with(Relocation::any())?,
         };
     }
