@@ -9,7 +9,7 @@ const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// The guest's physical address; `None` when the page is not there.
-fn translate(paging: Paging, linear: u64) -> Option<u64> {
+pub fn translate(paging: Paging, linear: u64) -> Option<u64> {
     let levels = if paging.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
     let mut table = paging.cr3 & ADDRESS;
     for level in (1..=levels).rev() {

@@ -22,8 +22,10 @@ mod ports;
 mod processor;
 mod second_stage;
 mod statistics;
+mod string_io;
 mod svm;
 mod vm;
+mod vmx;
 
 use core::arch::global_asm;
 use core::panic::PanicInfo;
@@ -42,6 +44,7 @@ use crate::second_stage::{SecondStage, TABLES, Table};
 use crate::statistics::Statistics;
 use crate::svm::Svm;
 use crate::vm::Vm;
+use crate::vmx::Vmx;
 
 global_asm!(include_str!("boot.s"));
 
@@ -56,6 +59,7 @@ struct Memory {
     tables: [Table; TABLES],
     ports: Bitmap,
     svm: svm::Memory,
+    vmx: vmx::Memory,
 }
 
 static mut MEMORY: Memory = Memory {
@@ -63,6 +67,7 @@ static mut MEMORY: Memory = Memory {
     tables: [const { Table::EMPTY }; TABLES],
     ports: Bitmap::EMPTY,
     svm: svm::Memory::EMPTY,
+    vmx: vmx::Memory::EMPTY,
 };
 
 /// Called by `boot.s`, with what the boot loader left in two registers.
@@ -87,13 +92,19 @@ extern "sysv64" fn main(magic: u32, information: u32) -> ! {
     let mut pci = Pci::new(&mut fixed.pci, Hardware { ecam: tables.ecam() }, &options, &memory);
     tables.hide_iommus();
     let start = linux::load(&information, &memory);
-    assert!(svm::is_there(), "this processor has no SVM with nested paging");
-    let mut second_stage = SecondStage::new(svm::format(), &mut fixed.tables, &memory);
+    let has_svm = svm::is_there();
+    assert!(has_svm || vmx::is_there(), "neither SVM with nested paging nor VMX with EPT and unrestricted guest");
+    let format = if has_svm { svm::format() } else { vmx::format() };
+    let mut second_stage = SecondStage::new(format, &mut fixed.tables, &memory);
     assert!(second_stage.punch(hypervisor));
     let mut stages = Stages { memory: second_stage, ports: Ports::new(&mut fixed.ports), are_new: false };
     pci.start(&mut stages);
-    let svm = Svm::new(&mut fixed.svm, stages.memory.root(), stages.ports.bitmap(), start);
-    run(svm, pci, stages, hypervisor)
+    let (second_stage, ports) = (stages.memory.root(), stages.ports.bitmap());
+    if has_svm {
+        run(Svm::new(&mut fixed.svm, second_stage, ports, start), pci, stages, hypervisor)
+    } else {
+        run(Vmx::new(&mut fixed.vmx, second_stage, ports, start), pci, stages, hypervisor)
+    }
 }
 
 fn run(processor: impl Processor, pci: Pci, stages: Stages, hypervisor: Span) -> ! {

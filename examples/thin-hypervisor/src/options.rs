@@ -1,21 +1,35 @@
 //! The hypervisor's command line.
 
+use core::str::FromStr;
+
 use heapless::Vec;
+use pci_remap::plan::{InterruptPin, Policy};
 use pci_remap::{Bdf, Guest, Host, Placement};
 
-/// What the user wants.
+const MAX_FUNCTIONS: usize = 16;
+
+/// What the user wants. Functions are named by their host address.
 ///
 /// ```text
-/// relocate=02:00.0=01:01.0,03:00.0=01:02.0  hide=00:1f.2  placement=guest|pre-assigned
+/// relocate=02:00.0=01:01.0,03:00.0=01:02.0  hide=00:1f.2  pin=03:03.0=C  placement=guest|pre-assigned
+/// policy=transparent|strict
 /// ```
 #[derive(Default)]
 pub struct Options {
-    pub relocate: Vec<(Host<Bdf>, Guest<Bdf>), 16>,
-    pub hide: Vec<Host<Bdf>, 16>,
+    pub relocate: Vec<(Host<Bdf>, Guest<Bdf>), MAX_FUNCTIONS>,
+    pub hide: Vec<Host<Bdf>, MAX_FUNCTIONS>,
+    /// The interrupt pins to show.
+    pub pins: Vec<(Host<Bdf>, Pin), MAX_FUNCTIONS>,
     pub placement: Placement,
+    pub policy: Policy,
 }
 
+/// INTA to INTD, by their letters.
+#[derive(Clone, Copy)]
+pub struct Pin(pub InterruptPin);
+
 impl Options {
+    /// The options, or the word that is none.
     pub fn parse(command_line: &str) -> Result<Self, &str> {
         let mut options = Self::default();
         for word in command_line.split_ascii_whitespace() {
@@ -25,22 +39,39 @@ impl Options {
     }
 
     fn take(&mut self, word: &str) -> Option<()> {
-        let (key, value) = word.split_once('=')?;
-        match key {
-            "relocate" => value.split(',').try_for_each(|relocation| {
-                let (host, guest) = relocation.split_once('=')?;
-                self.relocate.push((host.parse().ok()?, guest.parse().ok()?)).ok()
-            }),
-            "hide" => value.split(',').try_for_each(|host| self.hide.push(host.parse().ok()?).ok()),
-            "placement" => {
-                self.placement = match value {
-                    "guest" => Placement::GuestAssigns,
-                    "pre-assigned" => Placement::PreAssigned,
-                    _ => return None,
-                };
-                Some(())
-            }
-            _ => None,
+        match word.split_once('=')? {
+            ("relocate", value) => self.relocate = pairs(value)?,
+            ("hide", value) => self.hide = value.split(',').map(|host| host.parse().ok()).collect::<Option<_>>()?,
+            ("pin", value) => self.pins = pairs(value)?,
+            ("placement", "guest") => self.placement = Placement::GuestAssigns,
+            ("placement", "pre-assigned") => self.placement = Placement::PreAssigned,
+            ("policy", "transparent") => self.policy = Policy::Transparent,
+            ("policy", "strict") => self.policy = Policy::Strict,
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+/// `a=b,c=d`
+fn pairs<A: FromStr, B: FromStr>(value: &str) -> Option<Vec<(A, B), MAX_FUNCTIONS>> {
+    let pair = |text: &str| {
+        let (first, second) = text.split_once('=')?;
+        Some((first.parse().ok()?, second.parse().ok()?))
+    };
+    value.split(',').map(pair).collect()
+}
+
+impl FromStr for Pin {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "A" => Ok(Self(InterruptPin::IntA)),
+            "B" => Ok(Self(InterruptPin::IntB)),
+            "C" => Ok(Self(InterruptPin::IntC)),
+            "D" => Ok(Self(InterruptPin::IntD)),
+            _ => Err(()),
         }
     }
 }

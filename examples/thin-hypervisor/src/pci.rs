@@ -1,8 +1,8 @@
 //! Where the hypervisor meets `pci-remap`.
 //!
 //! ```text
-//! trapped access -> Access -> decision, carried out on the hardware -> delta, applied to the second stage
-//!                                                                      -> translations forgotten, guest resumed (vm.rs)
+//! trapped access -> Access -> replay, decision: carried out on the hardware -> delta, applied to the second stage
+//!                                                                 -> translations forgotten, guest resumed (vm.rs)
 //! ```
 
 use pci_remap::mechanism::{ConfigAddress, Ecam, PortAccess};
@@ -71,7 +71,13 @@ impl Pci {
         topology.scan_into(&mut hardware).unwrap_or_else(|error| panic!("{error}"));
         let mut plan = Plan::new(topology);
         for &(host, guest) in &options.relocate {
-            let relocation = Relocation { placement: options.placement, ..Relocation::new(host, guest) };
+            let pin = options.pins.iter().find(|(function, _)| *function == host);
+            let relocation = Relocation {
+                placement: options.placement,
+                policy: options.policy,
+                interrupt_pin: pin.map(|(_, pin)| pin.0),
+                ..Relocation::new(host, guest)
+            };
             plan = plan.with(relocation).unwrap_or_else(|error| panic!("{error}"));
         }
         for host in &options.hide {
@@ -123,8 +129,11 @@ impl Pci {
     fn config_write(&mut self, access: Guest<Access>, value: u32, stages: &mut Stages) {
         let mut outcome = self.remapper.write(access, value);
         if let Some(replay) = outcome.replay() {
+            say!("replays what {} forgot", replay.id().0.function());
             let id = self.hardware.read(replay.id());
-            replay.writes(id).for_each(|write| self.hardware.write(write.to, write.value));
+            for write in replay.writes(id) {
+                self.hardware.write(write.to, write.value);
+            }
         }
         match outcome.decision {
             WriteDecision::Passthrough => self.hardware.write(Host(access.0), value),

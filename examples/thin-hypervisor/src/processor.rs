@@ -7,6 +7,8 @@ use pci_remap::Width;
 pub enum Exit {
     /// An instruction that reads or writes an I/O port.
     Port { port: u16, width: Width, is_write: bool },
+    /// INS or OUTS.
+    PortString { port: u16, width: Width, is_write: bool, is_repeated: bool },
     /// An access to a physical address with nothing in the second stage.
     Memory { address: u64 },
     /// CPUID.
@@ -16,7 +18,6 @@ pub enum Exit {
     /// WRMSR.
     WriteRegister,
     /// XSETBV.
-    #[expect(dead_code, reason = "VMX only")]
     SetExtendedState,
     /// An instruction the guest does not have.
     Undefined,
@@ -52,6 +53,10 @@ pub const RDX: usize = 2;
 pub const RBX: usize = 3;
 pub const RSP: usize = 4;
 pub const RSI: usize = 6;
+pub const RDI: usize = 7;
+
+/// RFLAGS, Direction.
+pub const FLAGS_DIRECTION: u64 = 1 << 10;
 
 impl Registers {
     /// EDX:EAX.
@@ -101,6 +106,9 @@ pub trait Processor {
 
     /// How long that instruction is, when the exit was not for memory.
     fn instruction_len(&self) -> u64;
+
+    /// RFLAGS.
+    fn flags(&self) -> u64;
 
     fn paging(&self) -> Paging;
 

@@ -41,6 +41,13 @@ impl<P: Processor> Vm<P> {
                 self.port(port, width, is_write);
                 Ok(())
             }
+            Exit::PortString { port, width, is_write, is_repeated } => {
+                self.count_port(port);
+                if !self.string(port, width, is_write, is_repeated) {
+                    return;
+                }
+                Ok(())
+            }
             Exit::Memory { address } => return self.memory(address),
             Exit::Identify => {
                 self.identify();
@@ -52,7 +59,7 @@ impl<P: Processor> Vm<P> {
             Exit::Undefined => Err(Exception::InvalidOpcode),
             Exit::Unexpected { reason, detail } => self.stop(format_args!("exit {reason:#x}, {detail:#x}")),
         };
-        if !matches!(exit, Exit::Port { .. }) {
+        if !matches!(exit, Exit::Port { .. } | Exit::PortString { .. }) {
             self.statistics.count(Cause::Forced);
         }
         match done {
@@ -62,8 +69,7 @@ impl<P: Processor> Vm<P> {
     }
 
     fn port(&mut self, port: u16, width: Width, is_write: bool) {
-        let is_configuration = (0xcf8..=0xcff).contains(&port);
-        self.statistics.count(if is_configuration { Cause::ConfigurationPorts } else { Cause::OtherPorts });
+        self.count_port(port);
         let accumulator = self.processor.registers().0[RAX];
         if is_write {
             return self.pci.port_write(port, width, accumulator as u32, &mut self.stages);
@@ -74,6 +80,11 @@ impl<P: Processor> Vm<P> {
             Width::Word => accumulator & !0xffff | u64::from(value & 0xffff),
             Width::Dword => value.into(),
         };
+    }
+
+    fn count_port(&mut self, port: u16) {
+        let is_configuration = (0xcf8..=0xcff).contains(&port);
+        self.statistics.count(if is_configuration { Cause::ConfigurationPorts } else { Cause::OtherPorts });
     }
 
     fn memory(&mut self, address: u64) {

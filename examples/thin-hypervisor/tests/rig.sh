@@ -21,9 +21,9 @@ say() {
 
 # Host ------------------------------------------------------------------------------------------------------------
 
-# Installs a program's package if the program is missing.
+# Installs the package of a program, or of a file, if that is missing.
 need() {
-    command -v "$1" >/dev/null && return
+    command -v "$1" >/dev/null || [ -e "$1" ] && return
     say "installs $2"
     apt-get update -qq >/dev/null
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$2" >/dev/null
@@ -83,6 +83,7 @@ kmod_tool() {
 # The initramfs: userland, the named modules with what they need, and the row's script from standard input.
 guest() {
     local root=$work/initramfs module files
+    rm -rf "$root"
     mkdir -p "$root"/{bin,dev,proc,sys,tmp,usr/lib,usr/share/misc}
     ln -sfn lib "$root/usr/lib64"
     ln -sfn usr/lib "$root/lib"
@@ -96,7 +97,7 @@ guest() {
     done
     cp "$cache/userland/usr/share/misc/pci.ids" "$root/usr/share/misc/"
     mkdir -p "$root/lib/modules/$version"
-    cp "$modules"/modules.{order,builtin} "$root/lib/modules/$version/"
+    cp "$modules"/modules.{order,builtin*} "$root/lib/modules/$version/"
     for module; do
         files=$(grep -E "/${module//[-_]/[-_]}\.ko(\.xz)?:" "$modules/modules.dep") || { say "no module $module"; exit 1; }
         for file in ${files/:/}; do
@@ -116,6 +117,8 @@ guest() {
 # goes to $work/NAME.
 command_line="console=ttyS0 quiet"
 memory=1024
+# What a reboot of the guest does: ends the run.
+reboot=-no-reboot
 
 boot_plain() {
     boot "$1" -kernel "$kernel" -initrd "$initramfs" -append "$command_line" "${@:2}"
@@ -128,16 +131,83 @@ boot_moved() {
 boot() {
     local log=$work/$1 started=$SECONDS
     shift
-    timeout "${limit:-240}" qemu-system-x86_64 -cpu EPYC -m "$memory" -nodefaults -nographic -monitor none -no-reboot \
-        -serial stdio "$@" </dev/null 2>"$log.errors" | tr -d '\r' >"$log" || true
-    say "$(basename "$log"): ran for $((SECONDS - started)) s"
-    cp "$log" "$cache/$row-$(basename "$log").log"
-    if ! grep -q '^guest: end$' "$log"; then
-        tail -30 "$log" "$log.errors"
-        fail "$(basename "$log"): the guest did not come to its end"
+    need qemu-system-x86_64 qemu-system-x86
+    run "$log" qemu-system-x86_64 -cpu EPYC -m "$memory" -nodefaults -display none -monitor none $reboot \
+        -serial "file:$log.serial" "$@"
+    look_at "$log" $((SECONDS - started))
+}
+
+# Boots Bochs with VMX (arguments: the lines of its configuration that are the machine's) with GRUB, hypervisor, kernel.
+boot_bochs() {
+    local log=$work/$1 disc=$work/disc started=$SECONDS
+    need bochs bochs
+    need grub-mkrescue grub-common
+    need xorriso xorriso
+    need mformat mtools
+    need /usr/lib/grub/i386-pc/multiboot.mod grub-pc-bin
+    mkdir -p "$disc/boot/grub"
+    cp "$hypervisor" "$disc/boot/hypervisor"
+    cp "$kernel" "$disc/boot/kernel"
+    gunzip -c "$initramfs" >"$disc/boot/initramfs"
+    # GRUB leaves out the file's name, which QEMU puts in front of each command line.
+    cat >"$disc/boot/grub/grub.cfg" <<EOF
+multiboot /boot/hypervisor /boot/hypervisor $2
+module /boot/kernel /boot/kernel $command_line
+module /boot/initramfs /boot/initramfs
+boot
+EOF
+    grub-mkrescue -d /usr/lib/grub/i386-pc -o "$work/disc.iso" "$disc" --locales= --fonts= --themes= \
+        --install-modules="normal multiboot iso9660 biosdisk part_msdos" >/dev/null 2>&1
+    {
+        cat <<EOF
+display_library: rfb, options="timeout=0"
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
+cpu: model=corei7_haswell_4770, count=1, ips=50000000, reset_on_triple_fault=0
+memory: guest=$memory, host=$memory
+ata0-master: type=cdrom, path=$work/disc.iso, status=inserted
+boot: cdrom
+com1: enabled=1, mode=file, dev=$log.serial
+log: $log.bochs
+sound: driver=dummy
+speaker: enabled=1, mode=system
+EOF
+        printf '%s\n' "${@:3}"
+    } >"$work/bochsrc"
+    # Debian's Bochs has the debugger built in; it wants to be told to start.
+    echo c >"$work/start"
+    run "$log" bochs -q -f "$work/bochsrc" -rc "$work/start"
+    look_at "$log" $((SECONDS - started))
+}
+
+# Runs a machine that writes to LOG.serial, until it ends, the hypervisor stops, or it takes too long.
+run() {
+    local log=$1 until=$((SECONDS + ${limit:-240})) machine
+    shift
+    : >"$log.serial"
+    "$@" </dev/null >"$log.errors" 2>&1 &
+    machine=$!
+    servers+=($machine)
+    while kill -0 "$machine" 2>/dev/null; do
+        if [ "$SECONDS" -gt "$until" ] || grep -qs 'hypervisor: stopped' "$log.serial"; then
+            kill "$machine"
+        fi
+        sleep 0.3
+    done
+    wait "$machine" 2>/dev/null || true
+    tr -d '\r' <"$log.serial" >"$log"
+}
+
+look_at() {
+    say "$(basename "$1"): ran for $2 s"
+    cp "$1" "$cache/$row-$(basename "$1").log"
+    if ! grep -q '^guest: end$' "$1"; then
+        tail -n 30 "$1"
+        tail -n 5 "$1.errors"
+        fail "$(basename "$1"): the guest did not come to its end"
     fi
-    if grep '^guest: failed' "$log"; then
-        fail "$(basename "$log"): a check in the guest"
+    if grep '^guest: failed' "$1"; then
+        fail "$(basename "$1"): a check in the guest"
     fi
 }
 
@@ -167,6 +237,28 @@ section_is() {
 
 is_equal() {
     if [ "$1" = "$2" ]; then say "$3 as expected"; else fail "$3: $1 instead of $2"; fi
+}
+
+# The tree has these lines, in this order, in its drawing.
+branches() {
+    local log=$1 tree line rest
+    shift
+    tree=$(section "$log" tree)
+    rest=$tree$'\n'
+    for line; do
+        if [[ $rest != *[-+\\]"$line"$'\n'* && $rest != *"$line"$'\n'* ]]; then
+            echo "$tree"
+            fail "$log: the tree has no \"$line\""
+            return
+        fi
+        rest=${rest#*"$line"}
+    done
+    say "$log: tree as expected"
+}
+
+# No kernel messages of level warning and above about PCI.
+no_warnings() {
+    section_is "$1" warnings </dev/null
 }
 
 # Kernel messages of level warning and above about PCI that the plain machine does not have.
@@ -214,7 +306,6 @@ end_row() {
     fi
 }
 
-need qemu-system-x86_64 qemu-system-x86
 need cpio cpio
 userland
 build

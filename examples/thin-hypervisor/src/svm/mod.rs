@@ -113,16 +113,20 @@ impl Svm {
         let [info, address] = control.exit_info;
         match control.exit_code {
             0x72 => Exit::Identify,
-            // 15.10.2; bits 2 and 3 are string and repeat.
-            0x7b if info & 0b1100 == 0 => Exit::Port {
-                port: (info >> 16) as u16,
-                width: match info >> 4 & 0b111 {
+            0x7b => {
+                // 15.10.2
+                let (port, is_write) = ((info >> 16) as u16, info & 1 == 0);
+                let width = match info >> 4 & 0b111 {
                     0b001 => Width::Byte,
                     0b010 => Width::Word,
                     _ => Width::Dword,
-                },
-                is_write: info & 1 == 0,
-            },
+                };
+                if info & 1 << 2 == 0 {
+                    Exit::Port { port, width, is_write }
+                } else {
+                    Exit::PortString { port, width, is_write, is_repeated: info & 1 << 3 != 0 }
+                }
+            }
             0x7c if info & 1 == 0 => Exit::ReadRegister,
             0x7c => Exit::WriteRegister,
             0x80..=0x86 => Exit::Undefined,
@@ -164,6 +168,10 @@ impl Processor for Svm {
             // Without next-RIP save: CPUID, RDMSR and WRMSR as compilers write them.
             _ => 2,
         }
+    }
+
+    fn flags(&self) -> u64 {
+        self.memory.vmcb.save.rflags
     }
 
     fn paging(&self) -> Paging {
