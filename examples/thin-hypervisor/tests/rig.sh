@@ -176,7 +176,7 @@ EOF
     } >"$work/bochsrc"
     # Debian's Bochs has the debugger built in; it wants to be told to start.
     echo c >"$work/start"
-    run "$log" bochs -q -f "$work/bochsrc" -rc "$work/start"
+    run "$log" env -C "$work" bochs -q -f "$work/bochsrc" -rc "$work/start"
     look_at "$log" $((SECONDS - started))
 }
 
