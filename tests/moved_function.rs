@@ -55,11 +55,12 @@ fn firmware_sets(machine: &mut Machine, function: &str, register: u16, mask: u32
     machine.poke(function, dword, old & !mask | value);
 }
 
-/// The talk's machine: the display's port has payloads of 512 bytes and a common clock, the NIC's port 128 bytes and none.
+/// The talk's machine: the display's port has payloads of 512 bytes and a common clock, the NIC's port 256 bytes and none.
 fn wired() -> Machine {
     let mut machine = machine([nic("02:00.0")]);
     firmware_sets(&mut machine, "00:01.0", express::DEVICE_CONTROL, express::MAX_PAYLOAD_SIZE, 2 << 5);
     firmware_sets(&mut machine, "00:01.0", express::LINK_CONTROL, 0xffff, express::COMMON_CLOCK_CONFIGURATION);
+    firmware_sets(&mut machine, "00:01.1", express::DEVICE_CONTROL, express::MAX_PAYLOAD_SIZE, 1 << 5);
     firmware_sets(&mut machine, "00:01.1", express::LINK_CONTROL, 0xffff, 0);
     firmware_sets(&mut machine, "02:00.0", express::DEVICE_CONTROL, 0xffff, 0x2837);
     // L1, RCB of 128 bytes, clock power management; the link's clock is not common.
@@ -98,6 +99,20 @@ fn its_payload_is_its_ports_and_hardware_keeps_its_own() {
     vm.write_word(NIC, control, 0x5930);
     assert_eq!(vm.read(NIC, control) & 0xffff, 0x5930);
     assert_eq!(made_writes(&vm), [format!("02:00.0 {control:02X}h lanes 0011 <- 5937")]);
+}
+
+/// Linux would set it (`pci_configure_mps`), if it saw the port: completions with more payload than the function takes are
+/// malformed.
+#[test]
+fn a_payload_firmware_left_unlike_the_real_ports_is_made_like_it() {
+    let mut machine = wired();
+    firmware_sets(&mut machine, "02:00.0", express::DEVICE_CONTROL, express::MAX_PAYLOAD_SIZE, 0);
+    let mut vm = moved_with(machine, Relocation::new(host("02:00.0"), guest(NIC)));
+    let control = express(&mut vm, 2);
+    assert_eq!(real(&vm, bdf("02:00.0"), control) >> 5 & 7, 1, "256 bytes");
+    assert_eq!(vm.read(NIC, control) >> 5 & 7, 2, "512 bytes, as its port in the guest's view");
+    vm.write_word(NIC, control, 0x2810);
+    assert_eq!(real(&vm, bdf("02:00.0"), control) >> 5 & 7, 1);
 }
 
 #[test]
@@ -411,6 +426,10 @@ const RULES: &[(&str, &str)] = &[
     ("Device Capabilities: acceptable latencies", "it_has_no_say_in_the_link_of_the_port_it_is_seen_behind"),
     ("Device Capabilities: Role-Based Error Reporting", "it_has_no_say_in_the_link_of_the_port_it_is_seen_behind"),
     ("Device Control: Max_Payload_Size", "its_payload_is_its_ports_and_hardware_keeps_its_own"),
+    (
+        "Device Control: Max_Payload_Size of the real port",
+        "a_payload_firmware_left_unlike_the_real_ports_is_made_like_it",
+    ),
     ("Device Control: error enables", "errors_are_reported_as_firmware_chose_and_the_guests_enables_read_back"),
     ("Device Control: Phantom Functions Enable", "no_phantom_functions"),
     ("Device Control: the rest passes", "request_size_ordering_snooping_tags_and_reset_are_the_hardwares"),

@@ -16,12 +16,14 @@ impl Touched {
         relocation: Relocation,
         function: &Function,
     ) -> Result<(), TooManyRules> {
-        let Some(express) = function.express() else { return Ok(()) };
+        let Some(left_by_firmware) = function.express() else { return Ok(()) };
+        let (bus, own_bus) = (relocation.guest.0.bus(), relocation.host.0.bus());
+        let port = plan.host().bridge_to(own_bus).and_then(Function::express).filter(|_| bus != own_bus);
+        let express = &self.settle_payload(left_by_firmware, port);
         self.keep_error_enables(relocation.errors, express)?;
         self.restore_agreements(express);
         // On the bus it is on the guest sees the port it has.
-        let bus = relocation.guest.0.bus();
-        if bus == relocation.host.0.bus() {
+        if bus == own_bus {
             return Ok(());
         }
         let bridge = plan.host().bridge_to(bus);
@@ -35,6 +37,22 @@ impl Touched {
             _ if bridge.is_none() => self.show_without_link(express),
             _ => self.keep_link(express, bridge.and_then(Function::express)),
         }
+    }
+
+    /// Firmware may leave a function with another Max_Payload_Size than its port, which takes and sends payloads of its
+    /// own. A guest would set it to the port's (Linux's `pci_configure_mps`), but sees another port.
+    fn settle_payload(&mut self, express: &Express, port: Option<&Express>) -> Express {
+        let own = express.register(express::DEVICE_CONTROL);
+        let sent = port.map_or(own, |port| port.register(express::DEVICE_CONTROL)) & express::MAX_PAYLOAD_SIZE;
+        let supported = express.register(express::DEVICE_CAPABILITIES) & express::MAX_PAYLOAD_SIZE_SUPPORTED;
+        let mut settled = *express;
+        if sent != own & express::MAX_PAYLOAD_SIZE && sent >> 5 <= supported {
+            self.prepare(at(express, express::DEVICE_CONTROL), express::MAX_PAYLOAD_SIZE, sent, own);
+            if let Some(control) = settled.registers.get_mut(usize::from(express::DEVICE_CONTROL)) {
+                *control = own & !express::MAX_PAYLOAD_SIZE | sent;
+            }
+        }
+        settled
     }
 
     fn keep_error_enables(&mut self, errors: ErrorReporting, express: &Express) -> Result<(), TooManyRules> {
