@@ -16,6 +16,7 @@ use pci_remap::sim::guest::{Kind, Resource};
 use pci_remap::sim::machine::{Blueprint, Capability, ExtendedCapability, Machine, VfBar, signature};
 use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
 use pci_remap::spec::express::PortType;
+use pci_remap::spec::type1;
 use pci_remap::{Bdf, Guest, Host, Space, Topology};
 use support::{MEMORY_64, bdf, guest, host, moved, nic, talk, windows};
 
@@ -121,9 +122,10 @@ fn silent_bars(vm: &mut Vm, report: &Report, host: Host<Bdf>, guest: Guest<Bdf>)
     ends.into_iter().filter(is_silent).map(|(bar, _)| bar).collect()
 }
 
-/// How many of the guest's writes reached registers of a function.
-fn writes_to(vm: &Vm, host: Bdf) -> usize {
-    vm.made_writes().iter().filter(|write| write.to.0.function() == host).count()
+/// How many of the guest's writes reached registers of a port, but for the resets of a bus that are meant for what moved.
+fn writes_to(vm: &Vm, port: Bdf) -> usize {
+    let writes = vm.made_writes().iter().map(|write| write.to.0);
+    writes.filter(|to| to.function() == port && to.dword() != type1::BRIDGE_CONTROL).count()
 }
 
 /// The bridges above moved functions behind which the guest finds nothing, whether it is there or not.
