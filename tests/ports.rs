@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `port.rs` `keep_forwarding`, `silence`: a port left empty | [`a_port_left_empty_is_woken_and_silenced_before_the_guest_starts`] |
 //! | `port.rs` `silence`: a port with siblings left | [`a_guarded_port_is_woken_and_only_what_is_hidden_is_silenced`] |
-//! | `port.rs` `is_hidden`, `is_hidden_extended`: power states, DPC, agreements | [`a_guarded_port_has_no_power_states_and_contains_no_errors`] |
+//! | `port.rs` `is_hidden`, `is_hidden_extended`: power states, DPC, agreements | [`a_guarded_port_has_no_power_states_and_contains_no_errors`], [`a_guarded_port_shows_nothing_that_has_to_agree_with_the_function_that_left`] |
 //! | `guarded_port.rs` `guard_port`: open windows are kept, closed ones are not | [`a_guarded_port_opens_windows_firmware_left_closed`] |
 //! | `guarded_port.rs` `guard_express`: slot, payload size, agreements | [`a_guarded_port_has_no_slot_and_keeps_its_payload_size`], [`a_guarded_port_offers_only_what_is_on`] |
 //! | `guarded_port.rs` `freeze_link` of the port | [`a_guarded_port_keeps_its_link`] |
@@ -26,7 +26,9 @@ use std::collections::BTreeSet;
 
 use pci_remap::plan::{Vacated, Way};
 use pci_remap::sim::guest::{Kind, boot};
-use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, Windows, signature};
+use pci_remap::sim::machine::{
+    Blueprint, Builder, Capability, ExtendedCapability, Machine, Quirks, Windows, signature,
+};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
@@ -94,7 +96,14 @@ fn alone() -> Vm {
 
 /// The talk's move, with the display chaining, and the destination port showing in this way.
 fn by(way: Way) -> Vm {
-    let mut machine = pc([destination_port(), source_port()], [chaining_display(), nic("02:00.0")]);
+    by_port(destination_port(), way)
+}
+
+fn by_port(port: Blueprint, way: Way) -> Vm {
+    // Hardware that would show the display 32 times.
+    let port = port.quirk(Quirks::FORWARDS_EVERY_DEVICE);
+    let display = chaining_display().quirk(Quirks::ANSWERS_EVERY_DEVICE);
+    let mut machine = pc([port, source_port()], [display, nic("02:00.0")]);
     let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.0"), guest(NIC)).unwrap();
     Vm::start(machine, &plan.find_behind(host(DESTINATION), way).unwrap()).unwrap()
 }
@@ -339,7 +348,8 @@ fn an_upstream_port_has_no_slot_no_root_registers_and_contains_no_errors() {
 
 #[test]
 fn a_pci_x_bridge_stands_where_the_port_was() {
-    let mut vm = by(Way::ConventionalBridge);
+    let port = destination_port().extended(&ExtendedCapability::AdvancedErrorReporting);
+    let mut vm = by_port(port, Way::ConventionalBridge);
     assert_eq!(capability_ids(&mut vm, DESTINATION), [0x07, 0x01, 0x05]);
     assert_eq!([vm.read(DESTINATION, 0x40), vm.read(DESTINATION, 0x44)], [0x0000_7c07, 0xc000_0000]);
     for offset in (0x44..0x7c).step_by(4).chain((0x100..0x1000).step_by(4)) {
@@ -468,4 +478,35 @@ fn a_placeholder_keeps_the_address_and_the_port_awake() {
     assert_eq!(vm.memory_read(0xe100_0000, pci_remap::Width::Dword), !0);
     let mut empty = talk();
     assert_eq!(empty.read("02:00.0", 0), !0, "nothing is there unless the plan says so");
+}
+
+#[test]
+fn a_guarded_port_shows_nothing_that_has_to_agree_with_the_function_that_left() {
+    // Flattening Portal Bridge where MSI was.
+    let renumbering = source_port().register(dword(0x84), 0x0000_0015);
+    assert_eq!(capability_ids(&mut guarded_by(renumbering), SOURCE), [0x10]);
+    // Virtual Channel, DPC, L1 PM Substates, PTM.
+    for id in [0x02, 0x1d, 0x1e, 0x1f] {
+        let port = source_port()
+            .extended(&ExtendedCapability::AdvancedErrorReporting)
+            .register(dword(0x100), 0x1482_0001)
+            .register(dword(0x148), 0x0001_0000 | id);
+        let mut vm = guarded_by(port);
+        assert_eq!((vm.read(SOURCE, 0x100), vm.read(SOURCE, 0x148)), (0x0002_0001, 0), "{id:#x}");
+    }
+}
+
+#[test]
+fn functions_hardware_has_at_other_device_numbers_stay_where_they_are() {
+    let port = destination_port().register(dword(0x68), 0x0000_0020);
+    let first = display().extended(&ExtendedCapability::Ari { next: 8 });
+    let eighth = Blueprint::endpoint(bdf("01:01.0")).capability(&Capability::Express(PortType::Endpoint));
+    let eighth = eighth.extended(&ExtendedCapability::Ari { next: 0 });
+    let mut machine = pc([port, source_port()], [first, eighth, nic("02:00.0")]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.0"), guest("01:02.0")).unwrap();
+    for way in [Way::AriChain, Way::UpstreamPort] {
+        let plan = plan.clone().find_behind(host(DESTINATION), way).unwrap();
+        let tree = boot(Kind::Linux61, &mut Vm::start(machine.clone(), &plan).unwrap()).tree;
+        assert!(["01:00.0", "01:01.0", "01:02.0"].iter().all(|found| tree.device(bdf(found)).is_some()), "{way:?}");
+    }
 }

@@ -103,7 +103,6 @@ impl Touched {
         // What the port does to the empty bus matters to nobody; a reset would reset nothing.
         let control = port.function.header(type1::BRIDGE_CONTROL);
         self.rules.keep(type1::BRIDGE_CONTROL, 0xffff_00ff, 0x0fff_00ff, control)?;
-        self.rules.drop_writes(type1::BRIDGE_CONTROL, !0)?;
         if let Some(real) = port.reset_by {
             let control = real.header(type1::BRIDGE_CONTROL) & 0xffff_0000 & !type1::SECONDARY_BUS_RESET;
             self.bus_reset = Some(BusReset { bridge: real.bdf().0, control, bus: port.bridge.secondary });

@@ -75,7 +75,6 @@ impl Touched {
             let control = express.register(express::LINK_CONTROL);
             self.rules.keep(dword, 0xffff, 0xffff & !express::RETRAIN_LINK, control)?;
             self.rules.fix(dword, express::LINK_EVENTS | express::LINK_ACTIVE, 0)?;
-            self.rules.drop_writes(dword, !0)?;
         }
         match at(express::LINK_CONTROL_2).filter(|_| express.has_second_set()) {
             Some(dword) => self.rules.keep(dword, 0xffff, 0xffff, express.register(express::LINK_CONTROL_2)),
