@@ -260,10 +260,14 @@ impl<'t> Session<'t> {
             ),
             Step::HostReset(index) => {
                 if let Some((relocation, _)) = self.relocation(index) {
+                    self.wake(relocation);
                     self.vm.note_reset(relocation.host);
                 }
             }
-            Step::Sleep => self.vm.note_resume(),
+            Step::Sleep => {
+                self.relocations.clone().into_iter().for_each(|relocation| self.wake(relocation));
+                self.vm.note_resume();
+            }
             Step::Refuse(every) => {
                 self.refuses = every % 8 >= 2;
                 self.vm.refuse_every(if self.refuses { u32::from(every % 8) } else { 0 });
@@ -283,6 +287,18 @@ impl<'t> Session<'t> {
         self.vm.config_write(Guest(access), value);
         let bridge = self.topology.view().function(Host(access.function())).and_then(Function::bridge);
         self.renumbered |= self.virtual_bus_numbers && bridge.is_some() && access.dword() == type1::BUS_NUMBERS;
+    }
+
+    /// A reset puts hardware in D0.
+    fn wake(&mut self, relocation: Relocation) {
+        let machine = self.vm.machine_mut();
+        let function = self.topology.view().function(relocation.host);
+        let power = function.and_then(|function| function.capability(CapabilityId::POWER_MANAGEMENT));
+        let control = power.and_then(|power| power.plus(power_management::CONTROL));
+        if let Some((id, control)) = machine.original(relocation.host.0).zip(control) {
+            let value = machine.peek(id, control);
+            machine.poke(id, control, value & !power_management::POWER_STATE);
+        }
     }
 
     fn write_capability(&mut self, index: u8, id: CapabilityId, register: u16, value: u32) {
