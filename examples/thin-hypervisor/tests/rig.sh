@@ -6,7 +6,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-row=$(basename "$0")
+row=${ROW:-}$(basename "$0")
 target=${CARGO_TARGET_DIR:-$here/target}
 cache=$target/rig
 work=$(mktemp -d)
@@ -55,9 +55,10 @@ build() {
     hypervisor=$target/release/thin-hypervisor
 }
 
-# Kernel and modules: `kernel linux-image-amd64`.
+# Kernel and modules: `kernel linux-image-amd64`; KERNEL is another package instead.
 kernel() {
     local package
+    set -- "${KERNEL:-$1}"
     package=$(kernel_package "$1")
     [ -n "$package" ] || { apt-get update -qq; package=$(kernel_package "$1"); }
     unpack "$package" "$package"
@@ -117,6 +118,9 @@ guest() {
 # goes to $work/NAME.
 command_line="console=ttyS0 quiet"
 memory=1024
+# More of the machine, for rows that run other rows on other machines.
+read -ra more <<<"${MACHINE:-}"
+memory=${MEMORY:-$memory}
 # What a reboot of the guest does: ends the run.
 reboot=-no-reboot
 
@@ -133,7 +137,7 @@ boot() {
     shift
     need qemu-system-x86_64 qemu-system-x86
     run "$log" qemu-system-x86_64 -cpu EPYC -m "$memory" -nodefaults -display none -monitor none $reboot \
-        -serial "file:$log.serial" "$@"
+        -serial "file:$log.serial" "$@" "${more[@]}"
     look_at "$log" $((SECONDS - started))
 }
 
