@@ -12,7 +12,7 @@ cache=$target/rig
 work=$(mktemp -d)
 servers=()
 trap 'kill "${servers[@]}" 2>/dev/null; rm -rf "$work"' EXIT
-mkdir -p "$cache/packages"
+mkdir -p "$cache"
 failures=0
 
 say() {
@@ -29,6 +29,18 @@ need() {
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$2" >/dev/null
 }
 
+# What apt is told: nothing, or where backports are, which the machine itself need not know.
+apt=()
+from_backports() {
+    local state=$cache/backports release
+    release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    mkdir -p "$state"/lists/partial "$state"/archives/partial
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $release-backports main" \
+        >"$state/sources"
+    apt=(-o "Dir::Etc::SourceList=$state/sources" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$state/lists" -o "Dir::Cache=$state")
+    apt-get "${apt[@]}" update -qq
+}
+
 # Unpacks packages into a folder of the cache, without installing them.
 unpack() {
     local folder=$cache/$1 package
@@ -37,16 +49,20 @@ unpack() {
     rm -rf "$folder"
     mkdir -p "$folder"
     for package; do
-        (cd "$cache/packages" && { ls "${package}"_*.deb >/dev/null 2>&1 || apt-get download -qq -o APT::Sandbox::User=root "$package" \
-            || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root "$package"; }; } >/dev/null)
-        dpkg-deb -x "$(ls -t "$cache/packages/${package}"_*.deb | head -1)" "$folder"
+        (cd "$folder" && { download "$package" || { apt-get "${apt[@]}" update -qq && download "$package"; }; } >/dev/null)
+        dpkg-deb -x "$folder/$package"_*.deb "$folder"
+        rm "$folder/$package"_*.deb
     done
     touch "$folder/.complete"
 }
 
+download() {
+    apt-get "${apt[@]}" -o APT::Sandbox::User=root download -qq "$1"
+}
+
 # The package a metapackage of kernels stands for now.
 kernel_package() {
-    apt-cache depends "$1" | awk '/Depends: linux-image-/ { print $2; exit }'
+    apt-cache "${apt[@]}" depends "$1" | awk '/Depends: linux-image-/ { print $2; exit }'
 }
 
 # The hypervisor.
@@ -55,13 +71,14 @@ build() {
     hypervisor=$target/release/thin-hypervisor
 }
 
-# Kernel and modules: `kernel linux-image-amd64`; KERNEL is another package instead.
+# Kernel and modules: `kernel linux-image-amd64`; from backports with KERNEL=backports.
 kernel() {
     local package
-    set -- "${KERNEL:-$1}"
+    [ "${KERNEL:-}" != backports ] || from_backports
     package=$(kernel_package "$1")
-    [ -n "$package" ] || { apt-get update -qq; package=$(kernel_package "$1"); }
+    [ -n "$package" ] || { apt-get "${apt[@]}" update -qq; package=$(kernel_package "$1"); }
     unpack "$package" "$package"
+    apt=()
     kernel=$(echo "$cache/$package"/boot/vmlinuz-*)
     version=${kernel##*/vmlinuz-}
     modules=$cache/$package/lib/modules/$version
@@ -118,6 +135,7 @@ guest() {
 # goes to $work/NAME.
 command_line="console=ttyS0 quiet"
 memory=1024
+qemu=(qemu-system-x86_64)
 # More of the machine, for rows that run other rows on other machines.
 read -ra more <<<"${MACHINE:-}"
 memory=${MEMORY:-$memory}
@@ -135,10 +153,20 @@ boot_moved() {
 boot() {
     local log=$work/$1 started=$SECONDS
     shift
-    need qemu-system-x86_64 qemu-system-x86
-    run "$log" qemu-system-x86_64 -cpu EPYC -m "$memory" -nodefaults -display none -monitor none $reboot \
+    need "${qemu[0]}" qemu-system-x86
+    run "$log" "${qemu[@]}" -cpu EPYC -m "$memory" -nodefaults -display none -monitor none $reboot \
         -serial "file:$log.serial" "$@" "${more[@]}"
     look_at "$log" $((SECONDS - started))
+}
+
+# The QEMU of backports instead of the machine's, whose libraries it uses.
+newer_qemu() {
+    need qemu-system-x86_64 qemu-system-x86
+    from_backports
+    unpack qemu-backports qemu-system-x86 qemu-system-common qemu-system-data
+    apt=()
+    local root=$cache/qemu-backports/usr
+    qemu=("$root/bin/qemu-system-x86_64" -L "$root/share/qemu" -L /usr/share/seabios -L /usr/lib/ipxe/qemu)
 }
 
 # Boots Bochs with VMX (arguments: the lines of its configuration that are the machine's) with GRUB, hypervisor, kernel.
