@@ -102,6 +102,7 @@ fn every_enabled_bar_of_the_bundled_machines_answers_but_one_outside_its_window(
         let machines = dump.machines(resources.as_ref()).into_iter();
         machines
             .map(|mut loaded| {
+                loaded.machine.wake_all();
                 assert_eq!(unreachable_functions(&loaded.machine), []);
                 let (answering, silent) = silent_bars(&mut loaded.machine);
                 (loaded.segment, answering, silent)

@@ -52,7 +52,10 @@ fn bundled(name: &str) -> Vec<Machine> {
 }
 
 fn all_bundled() -> impl Iterator<Item = Machine> {
-    DUMPS.into_iter().flat_map(bundled)
+    DUMPS.into_iter().flat_map(bundled).map(|mut machine| {
+        machine.wake_all();
+        machine
+    })
 }
 
 fn addresses(tree: &DeviceTree) -> BTreeSet<Bdf> {

@@ -3,6 +3,7 @@
 mod support;
 
 use core::cell::RefCell;
+use core::time::Duration;
 use std::rc::Rc;
 
 use pci_remap::sim::guest::Kind;
@@ -62,6 +63,10 @@ impl Platform for Recorder {
             self.address = value;
         }
         self.machine.port_write(port, width, value);
+    }
+
+    fn elapse(&mut self, time: Duration) {
+        self.machine.elapse(time);
     }
 
     fn memory_read(&mut self, address: u64, width: Width) -> u32 {
@@ -234,7 +239,9 @@ fn a_function_level_reset_is_followed_by_the_registers_that_differ() {
     ];
     assert_eq!(writes[..6], expected);
     assert_eq!(writes.last().unwrap().as_str(), "W32 01:00.0+004 00100407");
-    let compared = lines.iter().filter(|line| line.starts_with("R32 01:00.0+0")).rev().take(16);
-    let offsets: Vec<_> = compared.map(|line| u16::from_str_radix(&line[12..15], 16).unwrap()).collect();
+    let compared = lines.iter().filter(|line| line.starts_with("R32 01:00.0+0")).rev().take(17);
+    let mut offsets: Vec<_> = compared.map(|line| u16::from_str_radix(&line[12..15], 16).unwrap()).collect();
+    // The BAR the reset cleared is written and read again.
+    assert_eq!(offsets.remove(5), 0x10);
     assert_eq!(offsets, (0..16).map(|index| 4 * index).collect::<Vec<_>>());
 }

@@ -167,6 +167,7 @@ fn noisy_port() -> Blueprint {
         .register(dword(0x58), 0x0000_1038)
         .register(dword(0x5c), 0x0001_001f)
         .register(dword(PMCSR), 0x0000_000b)
+        .quirk(Quirks::FORWARDS_ASLEEP)
         .register(dword(0x12c), 0x0000_0007)
         // Downstream Port Containment, enabled for fatal errors.
         .register(dword(0x100), 0x1482_0001)

@@ -2,7 +2,9 @@
 
 mod support;
 
-use pci_remap::sim::machine::{Blueprint, Capability, signature};
+use core::time::Duration;
+
+use pci_remap::sim::machine::{Blueprint, Capability, Wake, signature};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::{MadeWrite, Vm};
 use pci_remap::spec::express::PortType;
@@ -44,16 +46,9 @@ fn is_mapped(vm: &mut Vm) -> bool {
     vm.memory_read(0xe010_0000, Width::Dword) == signature(0, bdf("02:00.0"), 0, 0)
 }
 
-/// Hardware forgets what it does forget in a reset.
-fn hardware_forgets(vm: &mut Vm) {
-    let nic = vm.machine().original(bdf("02:00.0")).unwrap();
-    for offset in [COMMAND, BAR0, 0x18, 0x1c, 0x30, POWER + 4, EXPRESS + 8, EXPRESS + 16, EXPRESS + 40, EXPRESS + 48] {
-        let dword = Dword::at(offset).unwrap();
-        let read_only = if offset == 0x18 { 0xc } else { 0xffff_0000 };
-        let kept =
-            vm.machine().peek(nic, dword) & if (BAR0..=0x30).contains(&offset) { read_only & 0xf } else { 0xffff_0000 };
-        vm.machine_mut().poke(nic, dword, kept);
-    }
+/// Longer than any reset takes.
+fn wait(vm: &mut Vm) {
+    vm.elapse(Duration::from_millis(100));
 }
 
 fn replayed(vm: &Vm) -> Vec<String> {
@@ -81,7 +76,7 @@ fn unmaps() -> [MapOp; 2] {
 fn survives(reset: impl Fn(&mut Vm) -> Vec<MapOp>) {
     let mut vm = nic_at_work();
     assert_eq!(reset(&mut vm), unmaps(), "the windows go away");
-    hardware_forgets(&mut vm);
+    wait(&mut vm);
     assert_eq!(vm.read(NIC, BAR0), 0, "the guest finds what a reset leaves");
     assert_eq!(vm.read(NIC, COMMAND) & 0x7, 0);
     assert_eq!(replayed(&vm), [""; 0], "nothing is written before the guest writes");
@@ -115,6 +110,8 @@ fn the_function_survives_the_way_back_from_d3hot() {
 #[test]
 fn the_function_survives_a_reset_by_the_host() {
     survives(|vm| {
+        let nic = vm.machine().original(bdf("02:00.0")).unwrap();
+        vm.machine_mut().reset_function(nic);
         vm.note_reset(host("02:00.0"));
         assert_eq!(vm.second_stage().mappings(), []);
         unmaps().into()
@@ -164,47 +161,36 @@ fn a_reset_the_function_does_not_offer_is_none() {
     assert!(is_mapped(&mut vm));
 }
 
-/// Hardware that answers nothing, or that it is not ready.
-fn not_ready(vm: &mut Vm, id: u32) -> Vec<u32> {
-    let nic = vm.machine().original(bdf("02:00.0")).unwrap();
-    let before = vm.machine().function(nic).config().to_vec();
-    for dword in (0..Dword::COUNT).filter_map(Dword::new) {
-        vm.machine_mut().poke(nic, dword, if dword.index() == 0 { id } else { !0 });
-    }
-    before
-}
-
-fn ready_again(vm: &mut Vm, before: &[u32]) {
-    let nic = vm.machine().original(bdf("02:00.0")).unwrap();
-    for (dword, value) in (0..Dword::COUNT).filter_map(Dword::new).zip(before) {
-        vm.machine_mut().poke(nic, dword, *value);
-    }
-    hardware_forgets(vm);
+/// The Root Port above answers for functions that are not ready (Root Control, RRS Software Visibility Enable).
+fn show_retries(vm: &mut Vm) {
+    let port = vm.machine().original(bdf("00:01.1")).unwrap();
+    vm.machine_mut().poke(port, Dword::at(0x5c).unwrap(), 0x0001_0010);
 }
 
 #[test]
 fn a_function_that_is_not_ready_reads_as_hardware_does() {
     let mut vm = nic_at_work();
     vm.write_word(NIC, EXPRESS + 8, 0x8000);
-    not_ready(&mut vm, !0);
     assert_eq!([0x00, COMMAND, 0x0c, POWER, POWER + 4].map(|offset| vm.read(NIC, offset)), [!0; 5]);
     let word = Access::at(bdf(NIC), COMMAND, Width::Word).unwrap();
     assert_eq!(vm.config_read(Guest(word)) & 0xffff, 0xffff);
-    not_ready(&mut vm, 0xffff_0001);
-    assert_eq!(vm.read(NIC, 0), 0xffff_0001);
+    show_retries(&mut vm);
+    assert_eq!([vm.read(NIC, 0), vm.read(NIC, COMMAND)], [0xffff_0001, !0]);
 }
 
 #[test]
 fn a_guest_that_writes_too_early_loses_nothing_but_its_write() {
-    for id in [!0, 0xffff_0001] {
+    for retries in [false, true] {
         let mut vm = nic_at_work();
+        if retries {
+            show_retries(&mut vm);
+        }
         vm.write_word(NIC, EXPRESS + 8, 0x8000);
-        let before = not_ready(&mut vm, id);
         bring_up(&mut vm);
         assert_eq!(replayed(&vm), [""; 0]);
         assert_eq!(vm.second_stage().mappings(), [], "nothing is mapped that does not answer");
 
-        ready_again(&mut vm, &before);
+        wait(&mut vm);
         assert_eq!(bring_up(&mut vm), []);
         assert_eq!(replayed(&vm), REPLAY);
         assert!(is_mapped(&mut vm));
@@ -215,9 +201,10 @@ fn a_guest_that_writes_too_early_loses_nothing_but_its_write() {
 fn a_second_reset_in_a_row_is_not_preceded_by_what_it_takes_away() {
     let mut vm = nic_at_work();
     vm.write_word(NIC, EXPRESS + 8, 0x8000);
-    hardware_forgets(&mut vm);
+    wait(&mut vm);
     vm.write_word(NIC, EXPRESS + 8, 0x8000);
     assert_eq!(replayed(&vm), [""; 0]);
+    wait(&mut vm);
     bring_up(&mut vm);
     assert_eq!(replayed(&vm), REPLAY);
 }
@@ -236,17 +223,8 @@ fn after_a_sleep_without_power_the_way_comes_back_before_the_function() {
     let mut vm = nic_at_work();
     let port = vm.machine().original(bdf("00:01.1")).unwrap();
     let before = vm.machine().function(port).config()[..16].to_vec();
-    for offset in [0x04, 0x18, 0x1c, 0x20, 0x24, 0x28, 0x2c, 0x3c] {
-        let read_only = match offset {
-            0x1c => 0x0f0f,
-            0x24 => 0x000f_000f,
-            _ => 0,
-        };
-        let value = before[usize::from(offset) / 4] & read_only;
-        vm.machine_mut().poke(port, Dword::at(offset).unwrap(), value);
-    }
-    hardware_forgets(&mut vm);
-    vm.note_resume();
+    vm.machine_mut().set_wake(Wake::Nothing);
+    vm.suspend_to_ram();
     assert_eq!(vm.second_stage().mappings(), []);
     let order: Vec<Bdf> = vm.replayed_writes().iter().map(|write| write.to.0.function()).collect();
     assert!(order.is_sorted(), "{order:?}");

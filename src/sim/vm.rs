@@ -18,7 +18,7 @@ use crate::remapper::{MapDelta, Remapper, Replay, Translation};
 use crate::topology::{ConfigSpace, RootWindow, Topology, TopologyError};
 
 use super::machine::Machine;
-use super::platform::{Firmware, Platform};
+use super::platform::{Firmware, Message, Platform};
 
 /// Functions a simulated machine may have.
 pub const FUNCTIONS: usize = 256;
@@ -306,13 +306,30 @@ impl Vm {
                 make(to, value);
             }
         }
-        apply(outcome.delta, second_stage, *refuse_every, changes)
+        let mut delta = apply(outcome.delta, second_stage, *refuse_every, changes);
+        // The remapper does not see a bus reset of a port it leaves to the guest.
+        let resets = machine.take_bus_resets();
+        if !resets.is_empty() {
+            for function in resets {
+                remapper.note_reset(Host(function));
+            }
+            delta.extend(apply(remapper.pending(), second_stage, *refuse_every, changes));
+        }
+        delta
     }
 
     /// The functions the guest finds, by asking for every ID.
     pub fn guest_functions(&mut self) -> Vec<Bdf> {
         let all = (0..=u16::MAX).map(Bdf::from_routing_id);
         all.filter(|bdf| self.config_read(Guest(Access::whole(*bdf, crate::spec::header::ID))) != !0).collect()
+    }
+
+    /// Where the function the guest finds at an address is wired.
+    fn wired(&self, guest: Bdf) -> Option<Bdf> {
+        match self.remapper.to_host(Guest(guest)) {
+            Some(moved) => moved.map(|Host(host)| host),
+            None => Some(guest),
+        }
     }
 
     fn load(&mut self, space: Space, address: u64, len: u8) -> u64 {
@@ -415,6 +432,20 @@ impl Platform for Vm {
 
     fn elapse(&mut self, time: Duration) {
         self.machine.elapse(time);
+    }
+
+    fn suspend_to_ram(&mut self) {
+        self.machine.suspend_to_ram();
+        self.note_resume();
+    }
+
+    fn signal(&mut self, function: Bdf, vector: u16) -> Option<Message> {
+        let host = self.wired(function)?;
+        self.machine.signal(host, vector)
+    }
+
+    fn transfer(&mut self, function: Bdf, len: u32) -> bool {
+        self.wired(function).is_some_and(|host| self.machine.transfer(host, len))
     }
 
     fn port_read(&mut self, port: u16, width: Width) -> u32 {

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::vec::Vec;
 
+use super::link::Link;
 use super::{Blueprint, Capability, Function, FunctionId, Machine, Windows};
 use crate::address::{Bdf, Span};
 use crate::delta::Space;
@@ -151,11 +152,25 @@ impl Machine {
             conflicts: Vec::new(),
             unsupported: 0,
             now: core::time::Duration::ZERO,
+            wake: super::Wake::default(),
+            faults: Vec::new(),
+            msi_log: Vec::new(),
+            config_writes: Vec::new(),
+            bus_resets: Vec::new(),
         };
         for index in 0..machine.functions.len() {
             machine.attach(FunctionId(index))?;
         }
+        machine.wire();
         Ok(machine)
+    }
+
+    /// Links are up where something is behind a port, whatever its registers say.
+    fn wire(&mut self) {
+        for function in &mut self.functions {
+            function.link = function.leads_down_a_link().then(|| Link::new(!function.children.is_empty()));
+        }
+        self.accept_links();
     }
 
     /// Puts a function on the bus its original address names.
@@ -169,11 +184,11 @@ impl Machine {
             self.roots[root].push(id);
             return Ok(());
         }
-        let leads_here = |other: &&mut Function| {
-            other.bdf() != bdf && other.buses().is_some_and(|buses| *buses.start() == bdf.bus())
-        };
-        let bridge = self.functions.iter_mut().find(leads_here).ok_or(BuildError::Unreachable(bdf))?;
-        bridge.children.push(id);
+        let leads_here =
+            |other: &&Function| other.bdf() != bdf && other.buses().is_some_and(|buses| *buses.start() == bdf.bus());
+        let bridge = self.functions.iter().position(|other| leads_here(&other)).ok_or(BuildError::Unreachable(bdf))?;
+        self.functions[bridge].children.push(id);
+        self.functions[id.0].parent = Some(FunctionId(bridge));
         Ok(())
     }
 }

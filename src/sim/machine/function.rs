@@ -1,12 +1,15 @@
 //! One function: its registers, what they decode and what they forward.
 
+use core::time::Duration;
 use std::ops::RangeInclusive;
 use std::string::String;
 use std::vec::Vec;
 
 use bitflags::bitflags;
 
-use super::attributes::{self, Attributes};
+use super::attributes::{self, AtReset, Attributes, Reset};
+use super::capabilities::List;
+use super::link::{Link, LinkState};
 use super::{Blueprint, FunctionId, ROM, capabilities};
 use crate::access::{Dword, Lanes};
 use crate::address::{Bdf, Span};
@@ -16,7 +19,7 @@ use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
 use crate::spec::express::{self, PortType};
 use crate::spec::header::{self, ClassCode, Command, HeaderType};
 use crate::spec::type1::{self, BridgeControl};
-use crate::spec::{enhanced_allocation, power_management, sriov};
+use crate::spec::{enhanced_allocation, resizable_bar, sriov};
 
 bitflags! {
     /// Ways in which hardware deviates from the specification.
@@ -26,6 +29,8 @@ bitflags! {
         const ANSWERS_EVERY_DEVICE = 1 << 0;
         /// A port that sends requests for every device number down its link, not only for device 0.
         const FORWARDS_EVERY_DEVICE = 1 << 1;
+        /// A port that forwards whatever its PowerState.
+        const FORWARDS_ASLEEP = 1 << 2;
     }
 }
 
@@ -68,11 +73,22 @@ pub struct Function {
     express: Option<Dword>,
     fixed: Vec<Dword>,
     resizable: Option<Dword>,
-    /// Where Power Management is.
-    power: Option<Dword>,
     quirks: Quirks,
+    standard: List<CapabilityId>,
+    extended: List<ExtendedCapabilityId>,
+    /// Its registers when the machine was built.
+    initial: Vec<u32>,
+    at_reset: Vec<AtReset>,
     /// The functions on its secondary bus.
     pub(super) children: Vec<FunctionId>,
+    /// The bridge above; `None` on a root bus.
+    pub(super) parent: Option<FunctionId>,
+    /// The link below, if it is a port with one.
+    pub(super) link: Option<Link>,
+    /// Since when it answers; before, it is in reset or starts after one.
+    pub(super) ready_at: Duration,
+    /// Bus number of the last configuration write it took (2.2.6.2).
+    pub(super) captured_bus: u8,
 }
 
 impl Function {
@@ -108,9 +124,27 @@ impl Function {
         };
         let (express, resizable) =
             (standard.find(CapabilityId::PCI_EXPRESS), extended.find(ExtendedCapabilityId::RESIZABLE_BAR));
-        let power = standard.find(CapabilityId::POWER_MANAGEMENT);
-        let children = Vec::new();
-        Self { bdf, name, config, attributes, bars, vf_bars, express, fixed, resizable, power, quirks, children }
+        Self {
+            bdf,
+            name,
+            initial: config.clone(),
+            at_reset: attributes::at_reset(&config),
+            config,
+            attributes,
+            bars,
+            vf_bars,
+            express,
+            fixed,
+            resizable,
+            quirks,
+            standard,
+            extended,
+            children: Vec::new(),
+            parent: None,
+            link: None,
+            ready_at: Duration::ZERO,
+            captured_bus: bdf.bus(),
+        }
     }
 
     /// Its address when the machine was built.
@@ -183,6 +217,67 @@ impl Function {
         self.express.map(|at| PortType::of(self.read(at)))
     }
 
+    /// Whether it has a PCI Express Capability.
+    pub(super) fn is_express(&self) -> bool {
+        self.express.is_some()
+    }
+
+    /// Whether it is a port with a link below.
+    pub(super) fn leads_down_a_link(&self) -> bool {
+        self.port_type().is_some_and(PortType::leads_down_a_link) && self.is_bridge()
+    }
+
+    /// Whether a slot belongs to it.
+    pub(super) fn has_slot(&self) -> bool {
+        self.leads_down_a_link() && self.express(0) & express::SLOT_IMPLEMENTED != 0
+    }
+
+    /// Whether its header is a PCI-to-PCI bridge's.
+    pub(super) fn is_bridge(&self) -> bool {
+        self.header_type() == Some(HeaderType::Type1)
+    }
+
+    /// A DWORD of the PCI Express Capability; zero without it.
+    pub(super) fn express(&self, index: u16) -> u32 {
+        self.express.and_then(|at| at.plus(index)).map_or(0, |at| self.read(at))
+    }
+
+    /// Sets a DWORD of the PCI Express Capability, if there is one.
+    pub(super) fn set_express(&mut self, index: u16, value: u32) {
+        if let Some(at) = self.express.and_then(|at| at.plus(index)) {
+            self.set(at, value);
+        }
+    }
+
+    /// Max_Payload_Size in bytes; conventional functions have no limit.
+    pub(super) fn max_payload(&self) -> u32 {
+        let size = self.express(express::DEVICE_CONTROL) & express::MAX_PAYLOAD_SIZE;
+        if self.is_express() { 128 << (size >> 5) } else { u32::MAX }
+    }
+
+    /// Where a capability starts.
+    pub(super) fn standard(&self, id: CapabilityId) -> Option<Dword> {
+        self.standard.find(id)
+    }
+
+    /// Where an extended capability starts.
+    pub(super) fn extended(&self, id: ExtendedCapabilityId) -> Option<Dword> {
+        self.extended.find(id)
+    }
+
+    pub(super) fn forwards_in_this_state(&self) -> bool {
+        self.power_state() == 0 || self.quirks.contains(Quirks::FORWARDS_ASLEEP)
+    }
+
+    /// Whether requests pass between its two sides: in D0, with its link up, and not while it resets the other side.
+    pub(super) fn is_open(&self) -> bool {
+        self.forwards_in_this_state()
+            && match self.link {
+                Some(link) => matches!(link.state, LinkState::Active | LinkState::Retraining),
+                None => !self.is_bridge() || self.read(type1::BRIDGE_CONTROL) & type1::SECONDARY_BUS_RESET == 0,
+            }
+    }
+
     /// The buses behind it, if it is a bridge and they are any: Secondary to Subordinate Bus Number.
     pub fn buses(&self) -> Option<RangeInclusive<u8>> {
         match self.header_type()? {
@@ -216,14 +311,15 @@ impl Function {
 
     /// Whether it forwards an address to its secondary side.
     pub(super) fn forwards(&self, space: Space, address: u64) -> bool {
-        self.windows().iter().any(|(of, window)| *of == space && window.contains(address))
+        self.forwards_in_this_state()
+            && self.windows().iter().any(|(of, window)| *of == space && window.contains(address))
             && !(space == Space::Io && self.is_isa_only(address))
     }
 
     /// Whether it forwards what nobody else on its bus claims (PCI-to-PCI Bridge Architecture 1.2, 3.3: subtractive
     /// decode, programming interface 01h).
     pub(super) fn forwards_the_rest(&self, space: Space) -> bool {
-        ClassCode::of(self.read(header::CLASS)).0 == 0x0006_0401 && self.enabled(space)
+        ClassCode::of(self.read(header::CLASS)).0 == 0x0006_0401 && self.enabled(space) && self.is_open()
     }
 
     /// Whether requests for this device and function number pass to its secondary bus: down a link only device 0
@@ -233,8 +329,11 @@ impl Function {
         !link || target.device() == 0 || self.quirks.contains(Quirks::FORWARDS_EVERY_DEVICE) || self.forwards_ari()
     }
 
-    /// The BARs and fixed ranges that decode an address, with the offset into them.
+    /// The BARs and fixed ranges that decode an address, with the offset into them: none outside D0.
     pub(super) fn hits(&self, space: Space, address: u64) -> Vec<(usize, u64)> {
+        if self.power_state() != 0 {
+            return Vec::new();
+        }
         let bars = self.bars().filter(|(_, bar)| bar.kind.is_memory() == (space == Space::Memory));
         let bars = bars.filter(|(index, _)| self.decodes(*index));
         let bars = bars.filter_map(|(index, _)| Some((index, self.bar_span(index)?)));
@@ -259,7 +358,6 @@ impl Function {
         let index = usize::from(dword.index());
         let Some(attributes) = self.attributes.get(index) else { return };
         let new = attributes.write(self.config[index], lanes, value);
-        let new = self.enterable(dword, new);
         self.set(dword, new);
         self.resize(dword);
     }
@@ -270,22 +368,31 @@ impl Function {
         }
     }
 
-    /// A PowerState the function does not have is not entered (7.5.2.2).
-    fn enterable(&self, dword: Dword, new: u32) -> u32 {
-        let Some(power) = self.power.filter(|power| power.plus(power_management::CONTROL) == Some(dword)) else {
-            return new;
-        };
-        let supports = self.read(power);
-        let is_supported = match new & power_management::POWER_STATE {
-            1 => supports & power_management::D1_SUPPORT != 0,
-            2 => supports & power_management::D2_SUPPORT != 0,
-            _ => true,
-        };
-        if is_supported {
-            new
-        } else {
-            new & !power_management::POWER_STATE | self.read(dword) & power_management::POWER_STATE
+    /// Forgets what a reset of this kind makes it forget.
+    pub(super) fn reset(&mut self, kind: Reset) {
+        let mut resized = Vec::new();
+        let first = self.resizable.and_then(|at| at.plus(resizable_bar::control(0)));
+        for index in 0..self.config.len() {
+            let (attributes, old) = (self.attributes[index], self.config[index]);
+            self.config[index] = self.at_reset[index].apply(kind, old, attributes.rw | attributes.rw1c);
+            let dword = u16::try_from(index).ok().and_then(Dword::new);
+            resized
+                .extend(dword.filter(|dword| self.config[index] != old && first.is_some_and(|first| *dword >= first)));
         }
+        for dword in resized {
+            self.resize(dword);
+        }
+        if kind != Reset::Function {
+            self.captured_bus = 0;
+        }
+    }
+
+    /// Gives the writable bits of a register the values they had when the machine was built.
+    pub(super) fn restore_writable(&mut self, dword: Dword) {
+        let index = usize::from(dword.index());
+        let (Some(attributes), Some(initial)) = (self.attributes.get(index), self.initial.get(index)) else { return };
+        let restored = self.read(dword) & !attributes.rw | initial & attributes.rw;
+        self.set(dword, restored);
     }
 
     /// A write to Resizable BAR Control changes the size of its BAR (7.8.6.3).

@@ -29,9 +29,16 @@ mod attributes;
 mod blueprint;
 mod builder;
 pub mod capabilities;
+mod error;
 mod function;
+mod interrupt;
+mod link;
+mod power;
+mod reset;
 mod routing;
+mod slot;
 mod structures;
+mod writes;
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -41,14 +48,21 @@ use crate::access::{Access, Dword, Lanes, Width};
 use crate::address::{Bdf, Span};
 use crate::delta::Space;
 use crate::mechanism::{ConfigAddress, PortAccess};
-use crate::sim::platform::{Firmware, Platform};
+use crate::sim::platform::{Firmware, Message, Platform};
+use crate::spec::header;
 
 pub use attributes::Attributes;
 pub use blueprint::{Blueprint, Windows};
 pub use builder::{BuildError, Builder};
+pub use error::Fault;
 pub use function::{Bar, Function, Quirks};
+pub use interrupt::{Dma, Signaled, Undelivered};
+pub use link::{Disagreement, LinkState};
+pub use power::Wake;
+pub use reset::Reset;
 pub use routing::{Conflict, Hit, Request};
 pub use structures::{Capability, ExtendedCapability, FixedRange, VfBar};
+pub use writes::ConfigWrite;
 
 /// Index of the Expansion ROM among the BARs of a function.
 pub const ROM: usize = 6;
@@ -70,12 +84,18 @@ pub struct Machine {
     conflicts: Vec<Conflict>,
     unsupported: u64,
     now: Duration,
+    wake: Wake,
+    faults: Vec<Fault>,
+    msi_log: Vec<Signaled>,
+    config_writes: Vec<ConfigWrite>,
+    bus_resets: Vec<Bdf>,
 }
 
 impl Machine {
-    /// Lets time pass. Nothing else does: accesses take none.
+    /// Lets time pass: links come up, functions get ready. Nothing else does, accesses take none.
     pub fn elapse(&mut self, time: Duration) {
         self.now = self.now.saturating_add(time);
+        self.settle_links();
     }
 
     /// The time since the machine was built.
@@ -97,15 +117,16 @@ impl Machine {
     /// ones, and a PCI Express function whose extended space is not known reads zero, an empty list.
     pub fn config_read(&mut self, access: Access) -> u32 {
         match self.config_target(access.function()) {
-            Some(function) => self.peek(function, access.dword()),
-            None => !0,
+            Some(function) if self.is_ready(function) => self.peek(function, access.dword()),
+            Some(function) if access.dword() == header::ID => self.retry_status(function),
+            Some(_) | None => !0,
         }
     }
 
-    /// Writes the lanes of the access, as far as the register's bits can be written.
+    /// Writes the lanes of the access, as far as the register's bits can be written and the function is ready.
     pub fn config_write(&mut self, access: Access, value: u32) {
-        if let Some(function) = self.config_target(access.function()) {
-            self.functions[function.0].write(access.dword(), access.lanes(), value);
+        if let Some(function) = self.config_target(access.function()).filter(|function| self.is_ready(*function)) {
+            self.write_function(function, access, value);
         }
     }
 
@@ -232,6 +253,22 @@ impl Platform for Machine {
 
     fn elapse(&mut self, time: Duration) {
         self.elapse(time);
+    }
+
+    fn suspend_to_ram(&mut self) {
+        self.suspend_to_ram();
+    }
+
+    fn signal(&mut self, function: Bdf, vector: u16) -> Option<Message> {
+        let function = self.find(function)?;
+        Some(self.raise(function, vector).ok()?.message)
+    }
+
+    fn transfer(&mut self, function: Bdf, len: u32) -> bool {
+        let function = self.find(function);
+        function.is_some_and(|function| {
+            self.write_memory(function, 0, len).is_ok() && self.read_memory(function, 0, len).is_ok()
+        })
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "a port access is at most four bytes")]

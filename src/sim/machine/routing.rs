@@ -78,6 +78,9 @@ impl Machine {
         for child in children {
             let bridge = self.function(*child);
             let Some(buses) = bridge.buses().filter(|buses| buses.contains(&target.bus())) else { continue };
+            if !self.is_open(*child) {
+                continue;
+            }
             if *buses.start() == target.bus() {
                 let gate = if bridge.passes(target) { Gate::Open } else { Gate::Closed };
                 claimants.extend(self.on_bus(&bridge.children, target, gate));
@@ -85,6 +88,11 @@ impl Machine {
                 self.behind_bridges(&bridge.children, target, claimants);
             }
         }
+    }
+
+    /// Whether requests pass a bridge: it has to be ready itself.
+    fn is_open(&self, bridge: FunctionId) -> bool {
+        self.is_ready(bridge) && self.function(bridge).is_open()
     }
 
     /// Type 0 requests: to the functions on the bus.
@@ -117,6 +125,9 @@ impl Machine {
         for child in children {
             let function = self.function(*child);
             for (bar, offset) in function.hits(space, address) {
+                if !self.is_ready(*child) {
+                    continue;
+                }
                 claimants.push(*child);
                 hits.push(Hit { function: *child, bar, offset });
             }
@@ -131,6 +142,9 @@ impl Machine {
             claimants.extend(&bridges);
         }
         for bridge in bridges {
+            if !self.is_open(bridge) {
+                continue;
+            }
             let (below, decoders) = self.on_side(&self.function(bridge).children, space, address);
             hits.extend(decoders);
             // Uncontested so far: what happens below decides.

@@ -4,11 +4,14 @@
 //! between them. Hardware has writable registers there, but what they do is not ours to model, and a register that
 //! takes any value would hide mistakes of the software under test.
 
+mod reset;
 mod tables;
 
 use std::vec;
 use std::vec::Vec;
 
+pub use reset::Reset;
+pub(super) use reset::{AtReset, of as at_reset};
 use tables::Row;
 
 use super::capabilities;
