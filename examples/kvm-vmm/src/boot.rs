@@ -22,6 +22,10 @@ const PARAMETERS: u64 = 0x7000;
 const COMMAND_LINE: u64 = 0x6_0000;
 /// Where ACPI looks for its root pointer.
 const TABLES: u64 = 0xe_0000;
+/// Where a BIOS starts again. Linux goes there to reset a machine with reduced hardware and no EFI.
+const RESET_VECTOR: u64 = 0xf_fff0;
+/// Writes 6 to the reset control register, CF9h: mov al, 6; mov dx, 0cf9h; out dx, al; hlt.
+const RESET_CODE: [u8; 7] = [0xb0, 0x06, 0xba, 0xf9, 0x0c, 0xee, 0xf4];
 const HIGH_MEMORY: u64 = 0x10_0000;
 
 static PAYLOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/payload"));
@@ -92,6 +96,7 @@ fn linux(
     (header.cmd_line_ptr, header.cmdline_size) = (COMMAND_LINE as u32, cmdline.len() as u32);
 
     write(ram, TABLES, &acpi::tables(TABLES, hardware))?;
+    write(ram, RESET_VECTOR, &RESET_CODE)?;
     let mut parameters = boot_params { hdr: header, acpi_rsdp_addr: TABLES, ..Default::default() };
     let Guest(ecam) = hardware.ecam().span();
     let map = [

@@ -36,6 +36,8 @@ pub enum Stop {
 pub struct Counts {
     config: u64,
     windows: u64,
+    /// In windows that are to be mapped: a lost mapping, or memory that VFIO does not map.
+    unmapped: u64,
     elsewhere: u64,
     ports: u64,
     slots: u64,
@@ -167,7 +169,9 @@ impl Bus {
         match first {
             _ if !in_one_place => return None,
             Translation::Untouched => self.counts.elsewhere += 1,
-            Translation::Host(_) | Translation::Absent => self.counts.windows += 1,
+            _ if space == Space::Io || self.second_stage.traps(Guest(address)) => self.counts.windows += 1,
+            Translation::Host(_) => self.counts.unmapped += 1,
+            Translation::Absent => self.counts.elsewhere += 1,
         }
         Some(first)
     }
@@ -234,8 +238,8 @@ fn little_endian(data: &[u8]) -> u64 {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { config, windows, elsewhere, ports, slots } = self;
+        let Self { config, windows, unmapped, elsewhere, ports, slots } = self;
         write!(f, "{config} configuration accesses, {slots} slot changes; exits: {windows} for trapped windows, ")?;
-        write!(f, "{elsewhere} for other memory, {ports} for other ports")
+        write!(f, "{unmapped} for mapped ones, {elsewhere} for other memory, {ports} for other ports")
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
-use pci_remap::{Backing, MapOp, Space};
+use pci_remap::{Backing, Guest, MapOp, Space};
 
 use crate::hardware::Hardware;
 use crate::memory::RAM_SLOT;
@@ -14,13 +14,15 @@ use crate::memory::RAM_SLOT;
 pub struct SecondStage {
     vm: Arc<VmFd>,
     slots: BTreeMap<u64, u32>,
+    /// The windows that shall exit, first address to last.
+    trapped: BTreeMap<u64, u64>,
     changes: u64,
     verbose: bool,
 }
 
 impl SecondStage {
     pub fn new(vm: Arc<VmFd>, verbose: bool) -> Self {
-        Self { vm, slots: BTreeMap::new(), changes: 0, verbose }
+        Self { vm, slots: BTreeMap::new(), trapped: BTreeMap::new(), changes: 0, verbose }
     }
 
     /// Number of slots made and deleted.
@@ -41,8 +43,15 @@ impl SecondStage {
                     None => Ok(()),
                 }
             }
-            MapOp::Unmap { guest, space: Space::Memory } => self.delete(guest.0.start()),
-            // Without a slot everything exits: trapped windows, ports, and the host's own addresses, which mean nothing
+            MapOp::Map { guest, space: Space::Memory, backing: Backing::Trapped, .. } => {
+                self.trapped.insert(guest.0.start(), guest.0.last());
+                Ok(())
+            }
+            MapOp::Unmap { guest, space: Space::Memory } => {
+                self.trapped.remove(&guest.0.start());
+                self.delete(guest.0.start())
+            }
+            // Without a slot everything exits: ports, and the host's own addresses, which mean nothing
             // to a guest that is not identity mapped.
             MapOp::Map { .. } | MapOp::Unmap { .. } | MapOp::Conceal { .. } => Ok(()),
         };
@@ -50,6 +59,11 @@ impl SecondStage {
             eprintln!("kvm-vmm: {change}: KVM refuses: {error}");
         }
         applied.is_ok()
+    }
+
+    /// Whether an access there exits because it shall.
+    pub fn traps(&self, Guest(address): Guest<u64>) -> bool {
+        self.trapped.range(..=address).next_back().is_some_and(|(_, last)| address <= *last)
     }
 
     fn add(&mut self, guest: u64, len: u64, address: u64) -> Result<(), kvm_ioctls::Error> {
