@@ -25,6 +25,7 @@ Usage: kvm-vmm --kernel FILE [OPTIONS]     boots Linux
   --cmdline TEXT          command line of the kernel; \"console=ttyS0\" without
   --memory MIB            RAM of the guest, up to 2048; 512 without
   --rounds N              how often the built-in guest moves each BAR; 1 without
+  --hammer                a thread uses the memory of the moved functions at the same time
   --verbose               says every change of the guest's memory map
   --help                  shows this text
 
@@ -44,6 +45,7 @@ pub struct Job {
     /// In MiB.
     pub memory: usize,
     pub rounds: u32,
+    pub hammer: bool,
     pub verbose: bool,
 }
 
@@ -72,6 +74,7 @@ pub fn parse() -> Result<Option<Job>, Failure> {
             Arg::Long("guest-payload") => payload = true,
             Arg::Long("memory") => job.memory = parser.value()?.parse()?,
             Arg::Long("rounds") => job.rounds = parser.value()?.parse()?,
+            Arg::Long("hammer") => job.hammer = true,
             Arg::Long("verbose") => job.verbose = true,
             Arg::Long("help") => return Ok(None),
             Arg::Value(text) => job.moves.push(pair(&text.string()?)?),
@@ -86,6 +89,9 @@ pub fn parse() -> Result<Option<Job>, Failure> {
     };
     if job.dump.is_none() && !(job.moves.is_empty() && job.hidden.is_empty()) {
         return Err(Failure::Usage("HOST=GUEST and --hide are about the functions of --sim DUMP".into()));
+    }
+    if job.hammer && !(payload && job.vfio.is_empty()) {
+        return Err(Failure::Usage("--hammer is for --guest-payload and simulated functions".into()));
     }
     if !(16..=2048).contains(&job.memory) {
         return Err(Failure::Usage("--memory: between 16 and 2048 MiB".into()));

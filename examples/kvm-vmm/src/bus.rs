@@ -5,7 +5,9 @@ use std::fmt;
 use pci_remap::mechanism::{ConfigAddress, Ecam, PortAccess};
 use pci_remap::sim::vm::TOUCHED;
 use pci_remap::topology::ConfigSpace;
-use pci_remap::{Access, Bdf, Guest, Host, MapDelta, ReadDecision, Remapper, Space, Translation, Width, WriteDecision};
+use pci_remap::{
+    Access, Bdf, Guest, Host, MapDelta, ReadDecision, Remapper, Space, Span, Translation, Width, WriteDecision,
+};
 
 use crate::console::Port;
 use crate::hardware::Hardware;
@@ -21,6 +23,9 @@ pub const SLEEP: u16 = 0x600;
 pub const EXIT: u16 = 0xf4;
 /// A Routing ID written here makes the simulated function the guest has there send its MSI.
 pub const DOORBELL: u16 = 0xf8;
+
+/// Where a device that is hammered writes in its BARs.
+const HAMMERED: u64 = 0xff8;
 
 /// How a guest ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +56,7 @@ pub struct Bus {
     ecam: Ecam,
     serial: Port,
     counts: Counts,
+    hammered: u64,
 }
 
 impl Bus {
@@ -64,7 +70,7 @@ impl Bus {
         apply(remapper.pending(), &mut second_stage, &hardware);
         let ecam = hardware.ecam();
         let config_address = ConfigAddress::default();
-        Self { remapper, hardware, second_stage, config_address, ecam, serial, counts: Counts::default() }
+        Self { remapper, hardware, second_stage, config_address, ecam, serial, counts: Counts::default(), hammered: 0 }
     }
 
     pub fn counts(&self) -> Counts {
@@ -174,6 +180,24 @@ impl Bus {
             Translation::Absent => self.counts.elsewhere += 1,
         }
         Some(first)
+    }
+
+    /// What a device that is busy does to the same functions: it uses its memory through every slot there is, and looks
+    /// whether the slot leads to it. Whether all do.
+    pub fn hammer(&mut self) -> bool {
+        self.hammered += 1;
+        let pattern = self.hammered.to_le_bytes();
+        let slots: Vec<_> = self.second_stage.slots().collect();
+        slots.into_iter().all(|(guest, address)| {
+            let Translation::Host(Host(host)) = self.remapper.translate(Space::Memory, Guest(guest)) else {
+                return false;
+            };
+            let mut read = [0; 8];
+            self.hardware.window_write(Space::Memory, host + HAMMERED, &pattern);
+            self.hardware.window_read(Space::Memory, host + HAMMERED, &mut read);
+            let leads_there = Span::new(host, 8).and_then(|span| self.hardware.mapping_of(Host(span))) == Some(address);
+            leads_there && read == pattern
+        })
     }
 
     fn device_port_read(&mut self, port: u16, data: &mut [u8]) {

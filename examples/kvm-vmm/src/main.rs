@@ -22,6 +22,9 @@ mod vfio;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use kvm_ioctls::Kvm;
 use pci_remap::sim::dump::{DumpError, ResourcesError};
@@ -66,6 +69,8 @@ pub enum Failure {
     Refused(Vec<Finding>),
     #[error("{}: {error}", path.display())]
     Kernel { path: PathBuf, error: boot::KernelError },
+    #[error("the device lost its memory {0} times")]
+    Lost(u64),
     #[error("the guest cannot go on: {0}")]
     Guest(String),
 }
@@ -131,10 +136,32 @@ fn run_once(job: &Job, console: &Console) -> Result<Stop, Failure> {
     let start = boot::load(job, &ram, &hardware)?;
     let vcpu = Vcpu::new(&kvm, &vm, &ram, start)?;
     let second_stage = SecondStage::new(vm.clone(), job.verbose);
-    let mut bus = Bus::new(remapper, hardware, second_stage, console.connect(&vm)?);
-    let stop = vcpu.run(&mut bus);
-    eprintln!("kvm-vmm: {}", bus.counts());
-    stop
+    let bus = Mutex::new(Bus::new(remapper, hardware, second_stage, console.connect(&vm)?));
+    let stop = if job.hammer { run_hammered(vcpu, &bus)? } else { vcpu.run(&bus)? };
+    eprintln!("kvm-vmm: {}", bus.lock().expect("nobody panics with it").counts());
+    Ok(stop)
+}
+
+/// Runs the guest while another thread uses what the guest moves.
+fn run_hammered(vcpu: Vcpu, bus: &Mutex<Bus>) -> Result<Stop, Failure> {
+    let runs = AtomicBool::new(true);
+    let (stop, (tries, lost)) = thread::scope(|scope| {
+        let device = scope.spawn(|| {
+            let (mut tries, mut lost) = (0_u64, 0_u64);
+            while runs.load(Ordering::Relaxed) {
+                lost += u64::from(!bus.lock().expect("nobody panics with it").hammer());
+                tries += 1;
+                // The lock is not fair.
+                thread::yield_now();
+            }
+            (tries, lost)
+        });
+        let stop = vcpu.run(bus);
+        runs.store(false, Ordering::Relaxed);
+        (stop, device.join().expect("nobody panics"))
+    });
+    eprintln!("kvm-vmm: a device used its memory {tries} times, and lost it {lost} times");
+    if lost == 0 { stop } else { Err(Failure::Lost(lost)) }
 }
 
 /// What the guest shall see, if that can be.

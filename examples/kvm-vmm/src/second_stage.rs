@@ -10,10 +10,17 @@ use pci_remap::{Backing, Guest, MapOp, Space};
 use crate::hardware::Hardware;
 use crate::memory::RAM_SLOT;
 
+/// A slot of device memory.
+struct Slot {
+    number: u32,
+    /// Where the VMM has it.
+    address: u64,
+}
+
 /// The slots of device memory, by the guest address they start at. What has no slot exits.
 pub struct SecondStage {
     vm: Arc<VmFd>,
-    slots: BTreeMap<u64, u32>,
+    slots: BTreeMap<u64, Slot>,
     /// The windows that shall exit, first address to last.
     trapped: BTreeMap<u64, u64>,
     changes: u64,
@@ -21,6 +28,11 @@ pub struct SecondStage {
 }
 
 impl SecondStage {
+    /// The slots: guest address, and the VMM's.
+    pub fn slots(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.slots.iter().map(|(guest, slot)| (*guest, slot.address))
+    }
+
     pub fn new(vm: Arc<VmFd>, verbose: bool) -> Self {
         Self { vm, slots: BTreeMap::new(), trapped: BTreeMap::new(), changes: 0, verbose }
     }
@@ -67,15 +79,16 @@ impl SecondStage {
     }
 
     fn add(&mut self, guest: u64, len: u64, address: u64) -> Result<(), kvm_ioctls::Error> {
-        let slot = (RAM_SLOT + 1..).find(|slot| !self.slots.values().any(|used| used == slot)).unwrap_or(u32::MAX);
-        self.set(slot, guest, len, address)?;
-        self.slots.insert(guest, slot);
+        let is_free = |number: &u32| self.slots.values().all(|slot| slot.number != *number);
+        let number = (RAM_SLOT + 1..).find(is_free).unwrap_or(u32::MAX);
+        self.set(number, guest, len, address)?;
+        self.slots.insert(guest, Slot { number, address });
         Ok(())
     }
 
     fn delete(&mut self, guest: u64) -> Result<(), kvm_ioctls::Error> {
-        let Some(slot) = self.slots.get(&guest).copied() else { return Ok(()) };
-        self.set(slot, guest, 0, 0)?;
+        let Some(number) = self.slots.get(&guest).map(|slot| slot.number) else { return Ok(()) };
+        self.set(number, guest, 0, 0)?;
         self.slots.remove(&guest);
         Ok(())
     }

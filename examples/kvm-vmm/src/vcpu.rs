@@ -1,6 +1,6 @@
 //! The virtual machine and its processor, which starts in 64-bit mode.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
@@ -55,17 +55,18 @@ impl Vcpu {
     }
 
     /// Runs until the guest ends.
-    pub fn run(mut self, bus: &mut Bus) -> Result<Stop, Failure> {
+    pub fn run(mut self, bus: &Mutex<Bus>) -> Result<Stop, Failure> {
+        let lock = || bus.lock().expect("nobody panics with it");
         let why = loop {
             match self.vcpu.run() {
-                Ok(VcpuExit::IoIn(port, data)) => bus.port_read(port, data),
+                Ok(VcpuExit::IoIn(port, data)) => lock().port_read(port, data),
                 Ok(VcpuExit::IoOut(port, data)) => {
-                    if let Some(stop) = bus.port_write(port, data) {
+                    if let Some(stop) = lock().port_write(port, data) {
                         return Ok(stop);
                     }
                 }
-                Ok(VcpuExit::MmioRead(address, data)) => bus.memory_read(address, data),
-                Ok(VcpuExit::MmioWrite(address, data)) => bus.memory_write(address, data),
+                Ok(VcpuExit::MmioRead(address, data)) => lock().memory_read(address, data),
+                Ok(VcpuExit::MmioWrite(address, data)) => lock().memory_write(address, data),
                 Ok(VcpuExit::Intr) => {}
                 Ok(VcpuExit::Shutdown) => break "a triple fault".into(),
                 Ok(VcpuExit::InternalError) => break "KVM cannot emulate an instruction".into(),

@@ -95,6 +95,20 @@ fn the_guest_finds_moved_functions_moves_their_bars_and_takes_their_interrupts()
 }
 
 #[test]
+fn a_device_that_is_busy_keeps_its_memory_while_the_guest_moves_it() {
+    if !has_kvm() {
+        return;
+    }
+    let output = vmm(&["--guest-payload", "--hammer", "--rounds", "300", "00:16.0=04:01.0"]);
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(stdout.contains(&bar("04:01.0", "00:16.0", 0, 0x1000, 0xf700_1000, 300)), "{stdout}");
+    let tries =
+        stderr.split_once("used its memory ").and_then(|(_, rest)| rest.split_once(" times, and lost it 0 times"));
+    assert!(tries.is_some_and(|(tries, _)| tries.parse::<u64>().unwrap() > 300), "{stderr}");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
 fn a_machine_nothing_is_moved_in_is_found_as_it_is() {
     if !has_kvm() {
         return;
