@@ -55,8 +55,7 @@ pub fn load(job: &Job, ram: &Ram, hardware: &Hardware) -> Result<Start, Failure>
 }
 
 fn payload(job: &Job, ram: &Ram, hardware: &Hardware) -> Result<Start, Failure> {
-    let loaded = Elf::load(ram, None, &mut Cursor::new(PAYLOAD), None);
-    let loaded = loaded.map_err(|error| Failure::Memory(error.to_string()))?;
+    let loaded = Elf::load(ram, None, &mut Cursor::new(PAYLOAD), None)?;
     let low = hardware.windows().filter(|window| window.space == Space::Memory && window.span.last() < 1 << 32);
     let low = low.max_by_key(|window| window.span.len()).map_or([0, 0], |low| [low.span.start(), low.span.last()]);
     let Guest(ecam) = hardware.ecam().span();
@@ -109,7 +108,7 @@ fn linux(
         *entry = boot_e820_entry { addr, size, r#type: kind };
     }
     parameters.e820_entries = map.len() as u8;
-    ram.write_obj(parameters, GuestAddress(PARAMETERS)).map_err(|error| Failure::Memory(error.to_string()))?;
+    ram.write_obj(parameters, GuestAddress(PARAMETERS))?;
     Ok(Start { entry: loaded.kernel_load.0 + offset, parameters: PARAMETERS })
 }
 
@@ -131,5 +130,5 @@ fn header(loaded: &KernelLoaderResult) -> setup_header {
 }
 
 fn write(ram: &Ram, address: u64, bytes: &[u8]) -> Result<(), Failure> {
-    ram.write_slice(bytes, GuestAddress(address)).map_err(|error| Failure::Memory(error.to_string()))
+    Ok(ram.write_slice(bytes, GuestAddress(address))?)
 }

@@ -241,7 +241,7 @@ impl Bus {
 /// All of a delta, before the guest runs again.
 fn apply(mut delta: MapDelta<'_, TOUCHED>, second_stage: &mut SecondStage, hardware: &Hardware) {
     while let Some(change) = delta.next() {
-        if second_stage.apply(change, hardware) {
+        if second_stage.apply(change, |host| hardware.mapping_of(host)) {
             delta.confirm();
         }
     }

@@ -61,7 +61,7 @@ impl Console {
 
     /// A serial port for a guest.
     pub fn connect(&self, vm: &VmFd) -> Result<Port, Failure> {
-        let line = EventFd::new(EFD_NONBLOCK).map_err(|error| Failure::Memory(error.to_string()))?;
+        let line = EventFd::new(EFD_NONBLOCK)?;
         vm.register_irqfd(&line, LINE).map_err(|error| Failure::Kvm("the serial port's interrupt", error))?;
         let uart = Arc::new(Mutex::new(Serial::new(Line(line), io::stdout())));
         *self.uart.lock().expect("nobody panics with it") = Arc::downgrade(&uart);

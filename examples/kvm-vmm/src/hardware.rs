@@ -123,9 +123,7 @@ impl Hardware {
     fn back(&mut self, bdf: Bdf, bar: usize, span: Span) -> Result<(), Failure> {
         let pages = span.pages();
         if !self.memory.iter().any(|(other, _)| other.covers(pages)) {
-            let mapping = Mapping::anonymous(pages.len() as usize);
-            let mapping = mapping.map_err(|error| Failure::Memory(format!("for BAR {bar} of {bdf}: {error}")))?;
-            self.memory.push((pages, mapping));
+            self.memory.push((pages, Mapping::anonymous(pages.len() as usize)?));
         }
         for offset in (0..span.len().min(0x1000)).step_by(4) {
             self.window_write(Space::Memory, span.start() + offset, &signature(0, bdf, bar, offset).to_le_bytes());

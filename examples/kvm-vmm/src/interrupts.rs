@@ -1,6 +1,7 @@
 //! Message interrupts: routes from events to the guest's local APICs.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use kvm_bindings::{
@@ -70,7 +71,7 @@ impl Router {
             entry.u.msi.data = message.data;
             entries.push(entry);
         }
-        let table = KvmIrqRouting::from_entries(&entries).map_err(|error| Failure::Memory(error.to_string()))?;
+        let table = KvmIrqRouting::from_entries(&entries).map_err(io::Error::other)?;
         self.vm.set_gsi_routing(&table).map_err(|error| Failure::Kvm("interrupt routes", error))
     }
 }
@@ -94,7 +95,7 @@ pub struct Vector {
 impl Vector {
     /// A masked vector.
     pub fn new(router: Arc<Router>) -> Result<Self, Failure> {
-        let event = EventFd::new(EFD_NONBLOCK).map_err(|error| Failure::Memory(error.to_string()))?;
+        let event = EventFd::new(EFD_NONBLOCK)?;
         let mut messages = router.messages.lock().expect("nobody panics with it");
         let number = (PINS..).find(|number| !messages.contains_key(number)).expect("fewer than all numbers");
         messages.insert(number, Message { address: 0, data: 0 });

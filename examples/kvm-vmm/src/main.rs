@@ -57,8 +57,14 @@ pub enum Failure {
     NoKvm(kvm_ioctls::Error),
     #[error("KVM: {0}: {1}")]
     Kvm(&'static str, kvm_ioctls::Error),
-    #[error("memory: {0}")]
-    Memory(String),
+    #[error("RAM of the guest: {0}")]
+    Ram(#[from] vm_memory::GuestMemoryError),
+    #[error("RAM of the guest: {0}")]
+    NoRam(#[from] vm_memory::mmap::FromRangesError),
+    #[error("the built-in guest: {0}")]
+    Payload(#[from] linux_loader::loader::Error),
+    #[error("{0}")]
+    System(#[from] io::Error),
     #[error("{0}")]
     Vfio(#[from] vfio::VfioFailure),
     #[error("{0}")]

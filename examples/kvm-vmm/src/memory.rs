@@ -9,7 +9,7 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use pci_remap::mechanism::Ecam;
 use pci_remap::{Guest, Span};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
 use crate::Failure;
 
@@ -23,8 +23,8 @@ const CONTROLLERS: Guest<Span> = Guest(Span::from_bounds(0xfec0_0000, 0xffff_fff
 
 /// The guest's RAM, from address 0 on.
 pub fn ram(vm: &VmFd, size: usize) -> Result<Ram, Failure> {
-    let ram = Ram::from_ranges(&[(GuestAddress(0), size)]).map_err(|error| Failure::Memory(error.to_string()))?;
-    let address = ram.get_host_address(GuestAddress(0)).map_err(|error| Failure::Memory(error.to_string()))?;
+    let ram = Ram::from_ranges(&[(GuestAddress(0), size)])?;
+    let address = ram.get_host_address(GuestAddress(0))?;
     let slot = kvm_userspace_memory_region {
         slot: RAM_SLOT,
         flags: 0,
@@ -81,36 +81,22 @@ impl Mapping {
         (end <= self.len as u64).then(|| self.address.as_ptr() as u64 + offset)
     }
 
-    /// Reads 1, 2, 4 or 8 bytes in one access, others byte by byte; what lies outside is all ones.
+    /// Reads what is inside; the rest is all ones.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
-        let Some(at) = self.address_of(offset, data.len() as u64) else { return data.fill(0xff) };
-        // SAFETY: the bytes are inside the mapping, and any value is one.
-        unsafe {
-            match data.len() {
-                2 if at.is_multiple_of(2) => data.copy_from_slice(&(at as *const u16).read_volatile().to_ne_bytes()),
-                4 if at.is_multiple_of(4) => data.copy_from_slice(&(at as *const u32).read_volatile().to_ne_bytes()),
-                8 if at.is_multiple_of(8) => data.copy_from_slice(&(at as *const u64).read_volatile().to_ne_bytes()),
-                _ => (at..).zip(data).for_each(|(at, byte)| *byte = (at as *const u8).read_volatile()),
-            }
-        }
+        data.fill(0xff);
+        // A part past the end, or all of it, is nobody's.
+        let _ = self.bytes().read(data, offset as usize);
     }
 
-    /// Writes likewise; what lies outside is dropped.
+    /// Writes what is inside.
     pub fn write(&self, offset: u64, data: &[u8]) {
-        let Some(at) = self.address_of(offset, data.len() as u64) else { return };
-        // SAFETY: the bytes are inside the mapping; no Rust reference is to them.
-        unsafe {
-            match *data {
-                [a, b] if at.is_multiple_of(2) => (at as *mut u16).write_volatile(u16::from_ne_bytes([a, b])),
-                [a, b, c, d] if at.is_multiple_of(4) => {
-                    (at as *mut u32).write_volatile(u32::from_ne_bytes([a, b, c, d]));
-                }
-                [a, b, c, d, e, f, g, h] if at.is_multiple_of(8) => {
-                    (at as *mut u64).write_volatile(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
-                }
-                _ => (at..).zip(data).for_each(|(at, byte)| (at as *mut u8).write_volatile(*byte)),
-            }
-        }
+        let _ = self.bytes().write(data, offset as usize);
+    }
+
+    /// Its bytes, for accesses as wide as they are aligned.
+    fn bytes(&self) -> VolatileSlice<'_> {
+        // SAFETY: the mapping is as long as this, and lives as long; no Rust reference is to it.
+        unsafe { VolatileSlice::new(self.address.as_ptr(), self.len) }
     }
 }
 

@@ -102,8 +102,7 @@ fn enter_long_mode(registers: &mut kvm_sregs, ram: &Ram) -> Result<(), Failure> 
     let descriptors = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff_u64];
     (registers.gdt.base, registers.gdt.limit) = (GDT, size_of_val(&descriptors) as u16 - 1);
     let (pml4, pdpt, directories) = (PAGE_TABLES, PAGE_TABLES + 0x1000, PAGE_TABLES + 0x2000);
-    let write =
-        |at, value: u64| ram.write_obj(value, GuestAddress(at)).map_err(|error| Failure::Memory(error.to_string()));
+    let write = |at, value: u64| ram.write_obj(value, GuestAddress(at));
     (GDT..).step_by(8).zip(descriptors).try_for_each(|(at, descriptor)| write(at, descriptor))?;
     // Present and writable; in a directory, pages of 2 MiB.
     write(pml4, pdpt | 3)?;

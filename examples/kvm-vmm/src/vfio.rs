@@ -181,7 +181,7 @@ impl Device {
     pub fn learn(&mut self, function: &Function) -> Result<(), Failure> {
         // SAFETY: the descriptor is the device's, and stays open as long as this reference.
         let file = unsafe { BorrowedFd::borrow_raw(self.vfio.as_raw_fd()) };
-        let file = File::from(file.try_clone_to_owned().map_err(|error| Failure::Memory(error.to_string()))?);
+        let file = File::from(file.try_clone_to_owned()?);
         for (bar, Host(span)) in function.bars().filter_map(|bar| Some((bar, bar.span()?))) {
             let region = bar.number() as u32;
             self.bars.push((region, bar.space(), span));
