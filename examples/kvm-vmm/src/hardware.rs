@@ -66,6 +66,10 @@ impl Hardware {
         self.ecam
     }
 
+    pub fn is_from_vfio(&self, function: Host<Bdf>) -> bool {
+        self.devices.iter().any(|device| device.bdf() == function.0)
+    }
+
     /// The windows of the host bridges.
     pub fn windows(&self) -> impl Iterator<Item = Window> {
         self.machine.firmware().roots.iter().flat_map(|root| root.windows.iter().copied())

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use kvm_ioctls::Kvm;
+use pci_remap::plan::Cause;
 use pci_remap::sim::dump::{DumpError, ResourcesError};
 use pci_remap::sim::vm::{FUNCTIONS, TOUCHED};
 use pci_remap::topology::TopologyError;
@@ -183,7 +184,11 @@ fn plan<'t>(job: &Job, topology: &'t Topology<FUNCTIONS>, hardware: &Hardware) -
         plan = plan.reserve(reserved)?;
     }
     let (errors, others): (Vec<_>, Vec<_>) = plan.findings().partition(|finding| finding.grade() == Grade::Error);
-    for finding in others {
+    // What a function of this machine leaves are this machine's addresses, which the guest has not.
+    let is_moot = |finding: &Finding| {
+        matches!(finding.cause, Cause::LeavesAddresses(_)) && hardware.is_from_vfio(finding.function)
+    };
+    for finding in others.into_iter().filter(|finding| !is_moot(finding)) {
         eprintln!("kvm-vmm: {}: {finding}", finding.grade());
     }
     if errors.is_empty() { Ok(plan) } else { Err(Failure::Refused(errors)) }
