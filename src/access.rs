@@ -125,8 +125,13 @@ impl Lanes {
     #[inline]
     pub const fn touching(self, mask: u32) -> Option<Self> {
         let [a, b, c, d] = mask.to_le_bytes();
-        let touched = (a != 0) as u8 | ((b != 0) as u8) << 1 | ((c != 0) as u8) << 2 | ((d != 0) as u8) << 3;
-        Self::new(self.0 & touched)
+        self.among((a != 0) as u8 | ((b != 0) as u8) << 1 | ((c != 0) as u8) << 2 | ((d != 0) as u8) << 3)
+    }
+
+    /// Those lanes whose bits are set in `lanes`; `None` when there is none.
+    #[inline]
+    pub(crate) const fn among(self, lanes: u8) -> Option<Self> {
+        if self.0 & lanes == 0 { None } else { Some(Self(self.0 & lanes)) }
     }
 
     /// The byte enables, bits 3:0.

@@ -88,8 +88,9 @@ impl Bdf {
     }
 
     /// The bus number, bits 15:8.
+    #[inline]
     pub const fn bus(self) -> u8 {
-        self.0.to_be_bytes()[0]
+        (self.0 >> 8) as u8
     }
 
     /// The device number, bits 7:3.
@@ -103,8 +104,10 @@ impl Bdf {
     }
 
     /// Device and function number together, bits 7:0.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower eight bits are meant")]
     pub const fn devfn(self) -> u8 {
-        self.0.to_be_bytes()[1]
+        self.0 as u8
     }
 
     /// The same device and function on another bus.

@@ -1,6 +1,7 @@
 //! Building a remapper from a plan without errors.
 
 use super::Remapper;
+use super::area::Areas;
 use super::index::{Entry, MAX_FUNCTIONS};
 use super::rule::TooManyRules;
 use super::touched::Touched;
@@ -12,6 +13,7 @@ impl<const F: usize> Remapper<F> {
     pub(crate) fn clear(&mut self) {
         self.index.clear();
         self.functions.clear();
+        self.areas = Areas::new();
         self.pending.clear();
         self.reserved.clear();
         self.roots.clear();
@@ -34,8 +36,9 @@ impl<const F: usize> Remapper<F> {
         for index in 0..self.functions.len() {
             if let Some(touched) = self.functions.get_mut(index) {
                 touched.claim();
+                self.areas.set(index, touched.reach);
             }
-            self.serve(index);
+            self.serve(index, true);
         }
         Ok(())
     }

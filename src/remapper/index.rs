@@ -18,57 +18,60 @@ pub(super) enum Entry {
 }
 
 /// Most functions an [`Index`] tells apart.
-pub(super) const MAX_FUNCTIONS: usize = 253;
+pub(super) const MAX_FUNCTIONS: usize = ABSENT as usize;
 
 /// The guest addresses a plan touches, on at most `B` buses.
 #[derive(Debug, Clone)]
 pub(super) struct Index<const B: usize> {
-    /// By the number the guest knows a bus by now: 0, or the place of a touched bus, counted from 1.
-    bus: [u8; 256],
+    /// By the number the guest knows a bus by now: 0 for one without touched addresses, [`NOWHERE`], or the place of a
+    /// touched bus, counted from 1.
+    ways: [u8; 256],
+    /// By place, then by device and function number: a code.
+    codes: [[u8; 256]; B],
     buses: Vec<Bus, B>,
 }
 
 /// A bus with touched addresses.
 #[derive(Debug, Clone)]
 struct Bus {
-    /// By device and function number: 0 plain, 1 absent, else the index of a touched function plus 2.
-    codes: [u8; 256],
     /// The number it has in hardware.
     host: u8,
     /// Where bus numbers are virtual: the number the guest gave it, and the last one behind it.
     range: Option<(u8, u8)>,
 }
 
-/// In `Index::bus`: no bridge leads to this number now.
+/// In `Index::ways`: no bridge leads to this number now.
 const NOWHERE: u8 = u8::MAX;
 
-const PLAIN: u8 = 0;
-const ABSENT: u8 = 1;
-const FIRST: u8 = 2;
+/// Codes that are no index of a touched function: what the hardware has there; the same, on a bus the guest knows by
+/// another number; nothing.
+const PLAIN: u8 = 255;
+const RENAMED: u8 = 254;
+const ABSENT: u8 = 253;
 
 impl<const B: usize> Index<B> {
     pub(super) const fn new() -> Self {
-        Self { bus: [0; 256], buses: Vec::new() }
+        Self { ways: [0; 256], codes: [[PLAIN; 256]; B], buses: Vec::new() }
     }
 
     pub(super) fn clear(&mut self) {
-        self.bus = [0; 256];
+        self.ways = [0; 256];
+        self.codes = [[PLAIN; 256]; B];
         self.buses.clear();
     }
 
     #[inline]
     pub(super) fn entry(&self, function: Guest<Bdf>) -> Entry {
-        let number = function.0.bus();
+        let way = self.way(function.0.bus());
         // Zero wraps to a place no bus has.
-        let place = code(&self.bus, number);
-        let Some(bus) = self.buses.get(usize::from(place).wrapping_sub(1)) else {
-            return if place == NOWHERE { Entry::Absent } else { Entry::Plain };
+        let Some(codes) = self.codes.get(usize::from(way).wrapping_sub(1)) else {
+            return if way == 0 { Entry::Plain } else { Entry::Absent };
         };
-        match code(&bus.codes, function.0.devfn()) {
-            PLAIN if bus.host == number => Entry::Plain,
-            PLAIN => Entry::OnBus(bus.host),
+        match codes.get(usize::from(function.0.devfn())).copied().unwrap_or(PLAIN) {
+            PLAIN => Entry::Plain,
+            index if index < ABSENT => Entry::Touched(index.into()),
             ABSENT => Entry::Absent,
-            code => Entry::Touched(usize::from(code.wrapping_sub(FIRST))),
+            _ => self.on_host_bus(way),
         }
     }
 
@@ -77,33 +80,33 @@ impl<const B: usize> Index<B> {
         let bus = function.0.bus();
         let place = self.touch(bus)?;
         let code = match entry {
-            Entry::Plain | Entry::OnBus(_) => PLAIN,
+            Entry::Plain => PLAIN,
+            Entry::OnBus(_) => RENAMED,
             Entry::Absent => ABSENT,
-            Entry::Touched(index) => u8::try_from(index).ok().and_then(|index| index.checked_add(FIRST)).ok_or(bus)?,
+            Entry::Touched(index) => u8::try_from(index).ok().filter(|index| *index < ABSENT).ok_or(bus)?,
         };
-        let codes = self.buses.get_mut(place).map(|bus| &mut bus.codes);
-        *codes.and_then(|codes| codes.get_mut(usize::from(function.0.devfn()))).ok_or(bus)? = code;
+        let codes = self.codes.get_mut(place).ok_or(bus)?;
+        *codes.get_mut(usize::from(function.0.devfn())).ok_or(bus)? = code;
         Ok(())
     }
 
     /// The place of a bus with touched addresses, made if it is not one yet; `Err` when there is no room.
     pub(super) fn touch(&mut self, bus: u8) -> Result<usize, u8> {
-        if let Some(place) = self.place(bus).filter(|place| *place < self.buses.len()) {
+        if let Some(place) = self.buses.iter().position(|touched| touched.host == bus) {
             return Ok(place);
         }
         let place = self.buses.len();
-        let code = u8::try_from(place).ok().and_then(|place| place.checked_add(1)).filter(|code| *code < NOWHERE);
-        let new = Bus { codes: [PLAIN; 256], host: bus, range: None };
-        self.buses.push(new).map_err(|_| bus)?;
-        *self.bus.get_mut(usize::from(bus)).ok_or(bus)? = code.ok_or(bus)?;
+        let way = u8::try_from(place).ok().and_then(|place| place.checked_add(1)).filter(|way| *way < NOWHERE);
+        self.buses.push(Bus { host: bus, range: None }).map_err(|_| bus)?;
+        *self.ways.get_mut(usize::from(bus)).ok_or(bus)? = way.ok_or(bus)?;
         Ok(place)
     }
 
     /// No bridge leads anywhere: but for root buses, every number is nowhere.
     pub(super) fn close_bridges(&mut self, is_root: impl Fn(u8) -> bool) {
-        for (number, place) in (0..=u8::MAX).zip(&mut self.bus) {
+        for (number, way) in (0..=u8::MAX).zip(&mut self.ways) {
             if !is_root(number) {
-                *place = NOWHERE;
+                *way = NOWHERE;
             }
         }
         for bus in &mut self.buses {
@@ -119,24 +122,26 @@ impl<const B: usize> Index<B> {
             Some(place) => self.buses.get(place).and_then(|bus| bus.range),
         };
         let within = above.is_some_and(|(first, last)| first < secondary && secondary <= last);
-        let free = code(&self.bus, secondary) == NOWHERE;
+        let free = self.way(secondary) == NOWHERE;
         let (Some(bus), Ok(place)) = (self.buses.get_mut(to), u8::try_from(to)) else { return };
         if within && free && secondary <= subordinate {
             bus.range = Some((secondary, subordinate));
-            if let Some(slot) = self.bus.get_mut(usize::from(secondary)) {
-                *slot = place.saturating_add(1);
+            let plain = if bus.host == secondary { PLAIN } else { RENAMED };
+            let codes = self.codes.get_mut(to).map(<[u8; 256]>::as_mut_slice).unwrap_or_default();
+            codes.iter_mut().filter(|code| matches!(**code, PLAIN | RENAMED)).for_each(|code| *code = plain);
+            if let Some(way) = self.ways.get_mut(usize::from(secondary)) {
+                *way = place.saturating_add(1);
             }
         }
     }
 
     #[inline]
-    fn place(&self, bus: u8) -> Option<usize> {
-        usize::from(code(&self.bus, bus)).checked_sub(1)
+    fn way(&self, bus: u8) -> u8 {
+        self.ways.get(usize::from(bus)).copied().unwrap_or(0)
     }
-}
 
-/// A table of 256 has a place for every byte.
-#[inline]
-fn code(codes: &[u8; 256], at: u8) -> u8 {
-    codes.get(usize::from(at)).copied().unwrap_or(PLAIN)
+    #[cold]
+    fn on_host_bus(&self, way: u8) -> Entry {
+        self.buses.get(usize::from(way).wrapping_sub(1)).map_or(Entry::Plain, |bus| Entry::OnBus(bus.host))
+    }
 }

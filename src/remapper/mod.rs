@@ -1,5 +1,6 @@
 //! The state machine: guest accesses in, decisions and map changes out.
 
+mod area;
 mod build;
 mod destination_port;
 mod express;
@@ -20,10 +21,12 @@ pub use replay::{Replay, Replays};
 
 use heapless::Vec;
 
+use self::area::Areas;
 use self::index::{Entry, Index};
-use self::rule::{Effect, Treatment};
+use self::pending::{Due, bit};
+use self::rule::Effect;
 use self::touched::Touched;
-use self::window::Window;
+use self::window::{Concealed, Window};
 use crate::access::Access;
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{HostWrite, ReadDecision, Splice, WriteDecision};
@@ -46,6 +49,8 @@ pub struct Remapper<const F: usize> {
     index: Index<F>,
     /// Moved functions first, in the order of the plan.
     functions: Vec<Touched, F>,
+    /// Where each has windows.
+    areas: Areas<F>,
     /// Functions with windows that are not what they shall be.
     pending: Vec<u8, F>,
     reserved: Vec<Guest<Span>, MAX_RESERVED>,
@@ -89,6 +94,7 @@ impl<const F: usize> Remapper<F> {
         Self {
             index: Index::new(),
             functions: Vec::new(),
+            areas: Areas::new(),
             pending: Vec::new(),
             reserved: Vec::new(),
             roots: Vec::new(),
@@ -101,27 +107,17 @@ impl<const F: usize> Remapper<F> {
     #[inline]
     pub fn read(&self, access: Guest<Access>) -> ReadDecision {
         let Guest(access) = access;
-        let touched = match self.index.entry(Guest(access.function())) {
-            Entry::Plain => return ReadDecision::Passthrough,
-            Entry::Absent => return ReadDecision::Hide,
+        match self.index.entry(Guest(access.function())) {
+            Entry::Plain => ReadDecision::Passthrough,
+            Entry::Absent => ReadDecision::Hide,
             Entry::OnBus(bus) => {
                 let to = Host(access.of(access.function().on_bus(bus)));
-                return ReadDecision::Redirect { to, splice: Splice::HARDWARE };
+                ReadDecision::Redirect { to, splice: Splice::HARDWARE }
             }
-            Entry::Touched(index) => self.functions.get(index),
-        };
-        let Some(touched) = touched else { return ReadDecision::Passthrough };
-        let to = || Host(access.of(touched.host));
-        match touched.rules.of(access.dword()) {
-            Treatment::Plain => ReadDecision::Redirect { to: to(), splice: Splice::HARDWARE },
-            Treatment::Zero => ReadDecision::Emulate(0),
-            Treatment::Rule(rule) if rule.from_hardware == 0 || rule.from_hardware & access.lanes().mask() == 0 => {
-                ReadDecision::Emulate(rule.shadow)
-            }
-            Treatment::Rule(rule) => {
-                let splice = Splice { hardware: rule.from_hardware, shadow: rule.shadow, lanes: access.lanes() };
-                ReadDecision::Redirect { to: to(), splice }
-            }
+            Entry::Touched(index) => match self.functions.get(index) {
+                Some(touched) => touched.read(access),
+                None => ReadDecision::Passthrough,
+            },
         }
     }
 
@@ -201,46 +197,31 @@ impl<const F: usize> Remapper<F> {
 
     #[inline]
     fn decide_write(&mut self, access: Access, value: u32) -> WriteDecision {
-        let index = match self.index.entry(Guest(access.function())) {
-            Entry::Plain => return WriteDecision::Passthrough,
-            Entry::Absent => return WriteDecision::Hide,
-            Entry::OnBus(bus) => {
-                return WriteDecision::Redirect { to: Host(access.of(access.function().on_bus(bus))), value };
-            }
-            Entry::Touched(index) => index,
-        };
-        let Some(touched) = self.functions.get_mut(index) else { return WriteDecision::Passthrough };
-        let to = Host(access.of(touched.host));
-        let rule = match touched.rules.of_mut(access.dword()) {
-            Treatment::Plain => return WriteDecision::Redirect { to, value },
-            Treatment::Zero => return WriteDecision::Emulate,
-            Treatment::Rule(rule) => rule,
-        };
-        let lanes = access.lanes().mask();
-        let shadow = rule.shadow & !(rule.writable & lanes) | value & rule.writable & lanes;
-        let difference = shadow ^ rule.shadow;
-        let changed = difference != 0;
-        rule.shadow = shadow;
-        // Bytes that are all ours are left alone in hardware; in shared ones our bits are held.
-        let decision = match access.lanes().touching(rule.to_hardware) {
-            None => WriteDecision::Emulate,
-            Some(lanes) => WriteDecision::Redirect {
-                to: to.map(|to| to.with_lanes(lanes)),
-                value: value & rule.to_hardware | rule.hold,
+        match self.index.entry(Guest(access.function())) {
+            Entry::Plain => WriteDecision::Passthrough,
+            Entry::Absent => WriteDecision::Hide,
+            Entry::OnBus(bus) => WriteDecision::Redirect { to: Host(access.of(access.function().on_bus(bus))), value },
+            Entry::Touched(index) => match self.functions.get_mut(index) {
+                Some(touched) => {
+                    let (decision, change) = touched.write(access, value);
+                    if change.effect == Effect::None { decision } else { self.follow(index, change, decision) }
+                }
+                None => WriteDecision::Passthrough,
             },
-        };
-        match rule.effect {
-            Effect::Decoding if changed => self.settle(index),
-            Effect::Placing if changed && touched.is_decoding => self.settle(index),
-            Effect::BusNumbers if changed => self.renumber(),
-            Effect::SecondaryBusReset if difference & type1::SECONDARY_BUS_RESET != 0 => return self.reset_bus(index),
-            effect @ (Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset) => {
-                self.note_power(index, effect, value & lanes);
+        }
+    }
+
+    /// What a write sets off.
+    fn follow(&mut self, index: usize, change: Change, decision: WriteDecision) -> WriteDecision {
+        let Change { effect, changed, written } = change;
+        match effect {
+            Effect::Decoding | Effect::Placing => self.settle(index),
+            Effect::BusNumbers => self.renumber(),
+            Effect::SecondaryBusReset if changed & type1::SECONDARY_BUS_RESET != 0 => return self.reset_bus(index),
+            Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset | Effect::PowerState => {
+                self.note_power(index, effect, written);
             }
-            Effect::PowerState if lanes & power_management::POWER_STATE != 0 => {
-                self.note_power(index, Effect::PowerState, value);
-            }
-            _ => {}
+            Effect::SecondaryBusReset | Effect::None => {}
         }
         decision
     }
@@ -259,58 +240,70 @@ impl<const F: usize> Remapper<F> {
 
     /// Works out anew where the windows of a function shall be, after one of its registers changed, and those of later
     /// functions where the two meet: of windows that overlap, the first in the order of the plan is served.
+    #[inline(never)]
     fn settle(&mut self, index: usize) {
         let Some(touched) = self.functions.get_mut(index) else { return };
         let before = touched.reach;
         touched.claim();
-        let area = union(before, touched.reach);
-        self.serve(index);
-        let Some(area) = area else { return };
+        let after = touched.reach;
+        self.areas.set(index, None);
+        let near = union(before, after).filter(|area| self.areas.are_near(*area));
+        self.areas.set(index, after);
+        self.serve(index, near.is_some());
+        let Some(area) = near else { return };
         for later in index.saturating_add(1)..self.functions.len() {
             if self.functions.get(later).is_some_and(|touched| touched.meets(area)) {
-                self.serve(later);
+                self.serve(later, true);
             }
         }
     }
 
     /// Gives each window of a function the place it claims, unless a reserved range or an earlier window is there.
-    fn serve(&mut self, index: usize) {
+    /// Most functions are far from all others; then only their own windows can meet.
+    fn serve(&mut self, index: usize, is_near: bool) {
         let Some((earlier, [own, ..])) = self.functions.split_at_mut_checked(index) else { return };
+        let earlier = if is_near { earlier } else { &mut [] };
         let reserved = &self.reserved;
-        // Most functions are far from all others. Then only their own windows can meet.
-        let is_near = own.reach.is_some_and(|reach| {
-            reserved.iter().any(|reserved| reserved.0.overlaps(reach)) || earlier.iter().any(|other| other.meets(reach))
-        });
         let is_taken = |space, span: Span| {
             space == Space::Memory && reserved.iter().any(|reserved| reserved.0.overlaps(span))
                 || earlier.iter().any(|other| other.meets(span) && other.windows.iter().any(|w| w.claims(space, span)))
         };
-        let mut is_pending = false;
+        let mut due = Due::default();
         for number in 0..own.windows.len() {
             let Some((before, [window, ..])) = own.windows.split_at_mut_checked(number) else { break };
             let space = window.space();
-            let comes_late = window.span_at(window.claim).is_some_and(|span| {
-                before.iter().any(|other| other.claims(space, span)) || is_near && is_taken(space, span)
-            });
+            let comes_late = window
+                .span_at(window.claim)
+                .is_some_and(|span| before.iter().any(|other| other.claims(space, span)) || is_taken(space, span));
             window.wanted = if comes_late { 0 } else { window.claim };
-            is_pending |= window.is_pending();
+            let [number, ..] = number.to_le_bytes();
+            let mark = |is_due: bool| if is_due { bit(number) } else { 0 };
+            due.conceal |= mark(window.concealed == Concealed::Wanted);
+            due.unmap |= mark(window.is_stale());
+            due.map |= mark(window.is_missing());
         }
-        let listed = u8::try_from(index).is_ok_and(|index| self.pending.contains(&index));
-        if is_pending && !listed {
-            // As long as the list of functions; an index is in it once.
-            let _ = u8::try_from(index).map(|index| self.pending.push(index));
+        own.due = due;
+        // As long as the list of functions; an index is in it once.
+        if let Ok(index) = u8::try_from(index)
+            && !due.is_empty()
+            && !self.pending.contains(&index)
+        {
+            let _ = self.pending.push(index);
         }
     }
 
-    /// The windows of all functions with changes.
-    fn pending_windows(&self) -> impl Iterator<Item = &Window> {
-        let functions = self.pending.iter().filter_map(|index| self.functions.get(usize::from(*index)));
-        functions.flat_map(|touched| &touched.windows)
+    fn pending_functions(&self) -> impl Iterator<Item = &Touched> {
+        self.pending.iter().filter_map(|index| self.functions.get(usize::from(*index)))
+    }
+
+    /// Whether a window that shall go away is still there.
+    fn is_any_stale(&self) -> bool {
+        self.pending_functions().any(|touched| touched.due.unmap != 0)
     }
 
     /// Whether a window that shall go away, but is still there, has an address of the span.
     fn is_stale(&self, own: &Window, span: Span) -> bool {
-        self.pending_windows().any(|window| {
+        self.pending_functions().flat_map(|touched| &touched.windows).any(|window| {
             window.is_stale()
                 && window.space() == own.space()
                 && window.span_at(window.applied).is_some_and(|stale| stale.overlaps(span))
@@ -320,13 +313,59 @@ impl<const F: usize> Remapper<F> {
     /// Takes functions whose windows are what they shall be off the list.
     fn forget_settled(&mut self) {
         let functions = &self.functions;
-        self.pending.retain(|index| {
-            functions.get(usize::from(*index)).is_some_and(|touched| touched.windows.iter().any(Window::is_pending))
-        });
+        self.pending.retain(|index| functions.get(usize::from(*index)).is_some_and(|touched| !touched.due.is_empty()));
     }
 }
 
+/// What a write sets off, by which bits of the shadow it changed and by what was written.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    effect: Effect,
+    changed: u32,
+    written: u32,
+}
+
+impl Change {
+    const NONE: Self = Self { effect: Effect::None, changed: 0, written: 0 };
+}
+
 impl Touched {
+    #[inline]
+    fn read(&self, access: Access) -> ReadDecision {
+        let rule = self.rules.of(access.dword());
+        if !rule.is_read_in(access.lanes()) {
+            return ReadDecision::Emulate(rule.shadow);
+        }
+        let splice = Splice { hardware: rule.from_hardware, shadow: rule.shadow, lanes: access.lanes() };
+        ReadDecision::Redirect { to: Host(access.of(self.host)), splice }
+    }
+
+    /// What to do with a write, and what it sets off.
+    #[inline]
+    fn write(&mut self, access: Access, value: u32) -> (WriteDecision, Change) {
+        let Some(rule) = self.rules.of_mut(access.dword()) else { return (WriteDecision::Passthrough, Change::NONE) };
+        let lanes = access.lanes().mask();
+        let changed = (value ^ rule.shadow) & rule.writable & lanes;
+        rule.shadow ^= changed;
+        // Bytes that are all ours are left alone in hardware; in shared ones our bits are held.
+        let decision = match rule.written_lanes(access.lanes()) {
+            None => WriteDecision::Emulate,
+            Some(lanes) => WriteDecision::Redirect {
+                to: Host(access.of(self.host).with_lanes(lanes)),
+                value: value & rule.to_hardware | rule.hold,
+            },
+        };
+        let is_followed = match rule.effect {
+            Effect::None => false,
+            Effect::Placing => changed != 0 && self.is_decoding,
+            Effect::Decoding | Effect::BusNumbers | Effect::SecondaryBusReset => changed != 0,
+            Effect::PowerState => lanes & power_management::POWER_STATE != 0,
+            Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset => true,
+        };
+        let change = Change { effect: rule.effect, changed, written: value & lanes };
+        (decision, if is_followed { change } else { Change::NONE })
+    }
+
     /// Takes over from the registers where the windows shall be.
     fn claim(&mut self) {
         self.reach = None;
@@ -364,9 +403,6 @@ impl<const F: usize> Remapper<F> {
     /// The registers of a touched function that are not the hardware's alone, and the bits of each that still are.
     pub fn emulated_registers(&self, host: Host<Bdf>) -> impl Iterator<Item = (crate::Dword, u32)> {
         let touched = self.functions.iter().find(move |touched| touched.host == host.0);
-        touched.into_iter().flat_map(|touched| touched.rules.ruled()).map(|(dword, treatment)| match treatment {
-            Treatment::Rule(rule) => (dword, rule.from_hardware),
-            Treatment::Zero | Treatment::Plain => (dword, 0),
-        })
+        touched.into_iter().flat_map(|touched| touched.rules.ruled()).map(|(dword, rule)| (dword, rule.from_hardware))
     }
 }

@@ -1,7 +1,6 @@
 //! Handing out the changes that are due: concealments and unmaps before any map.
 
 use super::Remapper;
-use super::window::{Concealed, PARTS, Window};
 use crate::decision::WriteDecision;
 use crate::delta::MapOp;
 
@@ -32,36 +31,73 @@ pub struct WriteOutcome<'r, const F: usize> {
 pub struct MapDelta<'r, const F: usize> {
     pub(super) remapper: &'r mut Remapper<F>,
     stage: Stage,
-    /// Place in the list of functions with changes.
+    /// Place in the list of functions with changes, of the one that is next.
     place: usize,
-    window: usize,
-    part: u8,
+    /// Where changes are handed out of now.
+    function: usize,
+    window: u8,
+    /// What is left of it: parts of the window, windows of the function, a bit for each.
+    parts: u8,
+    windows: u8,
     /// Whether a window that shall go away is still there when windows appear.
     is_stale: bool,
     /// Where the change handed out last belongs.
     last: Option<Last>,
 }
 
+/// What is handed out, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Conceal,
     Unmap,
     Map,
-    Done,
+}
+
+/// Windows of one function with changes that are due, by stage; a bit for each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) conceal: u8,
+    pub(super) unmap: u8,
+    pub(super) map: u8,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Last {
     stage: Stage,
     function: usize,
-    window: usize,
+    window: u8,
     part: u8,
+}
+
+impl Due {
+    pub(super) const fn is_empty(self) -> bool {
+        self.conceal | self.unmap | self.map == 0
+    }
+
+    #[inline]
+    const fn windows(&mut self, stage: Stage) -> &mut u8 {
+        match stage {
+            Stage::Conceal => &mut self.conceal,
+            Stage::Unmap => &mut self.unmap,
+            Stage::Map => &mut self.map,
+        }
+    }
 }
 
 impl<'r, const F: usize> MapDelta<'r, F> {
     #[inline]
     pub(super) fn new(remapper: &'r mut Remapper<F>) -> Self {
-        Self { remapper, stage: Stage::Conceal, place: 0, window: 0, part: 0, is_stale: false, last: None }
+        Self {
+            remapper,
+            stage: Stage::Conceal,
+            place: 0,
+            function: 0,
+            window: 0,
+            parts: 0,
+            windows: 0,
+            is_stale: false,
+            last: None,
+        }
     }
 
     /// Whether nothing is due.
@@ -79,70 +115,64 @@ impl<'r, const F: usize> MapDelta<'r, F> {
 
     /// The change handed out last is in force.
     pub fn confirm(&mut self) {
-        let Some(Last { stage, function, window, part }) = self.last.take() else { return };
-        let window = self.remapper.functions.get_mut(function).and_then(|function| function.windows.get_mut(window));
-        let Some(window) = window else { return };
-        match stage {
-            Stage::Conceal => window.concealed = Concealed::Applied,
-            Stage::Unmap => window.confirm_unmap(part),
-            Stage::Map => window.confirm_map(part),
-            Stage::Done => {}
+        let Some(Last { stage, function, window: number, part }) = self.last.take() else { return };
+        let Some(touched) = self.remapper.functions.get_mut(function) else { return };
+        let Some(window) = touched.windows.get_mut(usize::from(number)) else { return };
+        if window.confirm(stage, part) {
+            *touched.due.windows(stage) &= !bit(number);
         }
     }
 
     fn advance(&mut self) -> Option<MapOp> {
-        while self.stage != Stage::Done {
-            while let Some(function) = self.remapper.pending.get(self.place).map(|index| usize::from(*index)) {
-                let windows = self.remapper.functions.get(function).map_or(&[][..], |function| &function.windows);
-                while let Some(window) = windows.get(self.window) {
-                    if let Some(part) = self.due(window) {
-                        self.last = Some(Last { stage: self.stage, function, window: self.window, part });
-                        self.part = part.saturating_add(1);
-                        return self.change(window, part);
-                    }
-                    self.window = self.window.saturating_add(1);
-                    self.part = 0;
-                }
-                self.place = self.place.saturating_add(1);
-                self.window = 0;
+        while self.parts != 0 || self.enter_next_window() {
+            let part = take_lowest(&mut self.parts);
+            let window = self.remapper.functions.get(self.function)?.windows.get(usize::from(self.window))?;
+            let Some(change) = window.change(self.stage, part) else { continue };
+            // A window whose place is still taken by one that could not be unmapped waits.
+            if self.is_stale && self.remapper.is_stale(window, change.guest().0) {
+                continue;
             }
-            self.place = 0;
-            self.stage = match self.stage {
-                Stage::Conceal => Stage::Unmap,
-                Stage::Unmap => {
-                    self.is_stale = self.remapper.pending_windows().any(Window::is_stale);
-                    Stage::Map
-                }
-                Stage::Map | Stage::Done => Stage::Done,
-            };
+            self.last = Some(Last { stage: self.stage, function: self.function, window: self.window, part });
+            return Some(change);
         }
         self.remapper.forget_settled();
         None
     }
 
-    /// The part of the window that is next in this stage.
-    #[inline]
-    fn due(&self, window: &Window) -> Option<u8> {
-        match self.stage {
-            // One change each: once handed out, the next look is at the next window.
-            Stage::Conceal if self.part == 0 && window.concealed == Concealed::Wanted => Some(PARTS),
-            Stage::Conceal | Stage::Done => None,
-            Stage::Unmap => window.next_unmap(self.part),
-            // A window whose place is still taken by one that could not be unmapped waits.
-            Stage::Map => window.next_map(self.part).filter(|part| {
-                !self.is_stale
-                    || window.map(*part).is_none_or(|change| !self.remapper.is_stale(window, change.guest().0))
-            }),
+    /// Goes on to the next window with changes of this stage, or of a later one.
+    fn enter_next_window(&mut self) -> bool {
+        while self.windows == 0 {
+            if let Some(index) = self.remapper.pending.get(self.place) {
+                self.place = self.place.saturating_add(1);
+                self.function = usize::from(*index);
+                let touched = self.remapper.functions.get_mut(self.function);
+                self.windows = touched.map_or(0, |touched| *touched.due.windows(self.stage));
+                continue;
+            }
+            self.stage = match self.stage {
+                Stage::Conceal => Stage::Unmap,
+                Stage::Unmap => Stage::Map,
+                Stage::Map => return false,
+            };
+            self.place = 0;
+            self.is_stale = self.stage == Stage::Map && self.remapper.is_any_stale();
         }
+        self.window = take_lowest(&mut self.windows);
+        let touched = self.remapper.functions.get(self.function);
+        let window = touched.and_then(|touched| touched.windows.get(usize::from(self.window)));
+        self.parts = window.map_or(0, |window| window.parts_due(self.stage));
+        true
     }
+}
 
-    #[inline]
-    fn change(&self, window: &Window, part: u8) -> Option<MapOp> {
-        match self.stage {
-            Stage::Conceal => Some(window.conceal()),
-            Stage::Unmap => window.unmap(part),
-            Stage::Map => window.map(part),
-            Stage::Done => None,
-        }
-    }
+/// Takes the lowest bit out of a set that has one.
+#[inline]
+const fn take_lowest(set: &mut u8) -> u8 {
+    let [lowest, ..] = set.trailing_zeros().to_le_bytes();
+    *set &= set.wrapping_sub(1);
+    lowest
+}
+
+pub(super) const fn bit(number: u8) -> u8 {
+    1_u8.wrapping_shl(number as u32)
 }

@@ -1,15 +1,13 @@
 //! What becomes of one DWORD: which bits come from hardware, which reach it, and what the others read.
 
-use heapless::Vec;
-
-use crate::access::Dword;
+use crate::access::{Dword, Lanes};
 
 /// The registers of one function are more than a table has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooManyRules;
 
-/// Most DWORDs of one function with a rule of their own.
-const MAX_RULES: usize = 64;
+/// Most rules of one function, a power of two.
+const MAX_RULES: usize = 128;
 
 /// What a write sets off: a change of the shadow, or the value for the last three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,75 +45,84 @@ pub(super) struct Rule {
     pub(super) shadow: u32,
     /// What a change of the shadow sets off.
     pub(super) effect: Effect,
+    /// The lanes with bits of `from_hardware`.
+    from_lanes: u8,
+    /// The lanes with bits of `to_hardware`.
+    to_lanes: u8,
 }
 
 impl Rule {
-    const PLAIN: Self =
-        Self { from_hardware: !0, to_hardware: !0, hold: 0, writable: 0, shadow: 0, effect: Effect::None };
-}
+    /// The DWORD is the hardware's.
+    const PLAIN: Self = Self {
+        from_hardware: !0,
+        to_hardware: !0,
+        hold: 0,
+        writable: 0,
+        shadow: 0,
+        effect: Effect::None,
+        from_lanes: Lanes::ALL.bits(),
+        to_lanes: Lanes::ALL.bits(),
+    };
+    /// The DWORD reads zero and takes no writes.
+    const ZERO: Self = Self { from_hardware: 0, to_hardware: 0, from_lanes: 0, to_lanes: 0, ..Self::PLAIN };
 
-/// What is to be done about a DWORD.
-#[derive(Debug)]
-pub(super) enum Treatment<T> {
-    /// It is the hardware's.
-    Plain,
-    /// It reads zero and takes no writes.
-    Zero,
-    /// It has a rule.
-    Rule(T),
+    /// Whether the guest reads a bit of the hardware in one of the lanes.
+    #[inline]
+    pub(super) const fn is_read_in(&self, lanes: Lanes) -> bool {
+        lanes.among(self.from_lanes).is_some()
+    }
+
+    /// Those of the lanes in which a bit the guest writes reaches the hardware.
+    #[inline]
+    pub(super) const fn written_lanes(&self, lanes: Lanes) -> Option<Lanes> {
+        lanes.among(self.to_lanes)
+    }
 }
 
 /// The rules of one function, by DWORD.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
-    /// 0 plain, 1 zero, else the index of a rule plus 2.
+    /// Indices into `table`.
     codes: [u8; Dword::COUNT as usize],
-    rules: Vec<Rule, MAX_RULES>,
+    /// First the two that many DWORDs share and nobody changes, then those of single DWORDs.
+    table: [Rule; MAX_RULES],
+    count: usize,
 }
 
 const PLAIN: u8 = 0;
 const ZERO: u8 = 1;
-const FIRST: u8 = 2;
+const FIRST: usize = 2;
 
 impl Rules {
     /// All plain.
     pub(super) const fn new() -> Self {
-        Self { codes: [PLAIN; Dword::COUNT as usize], rules: Vec::new() }
+        let mut table = [Rule::PLAIN; MAX_RULES];
+        let [_, zero, ..] = &mut table;
+        *zero = Rule::ZERO;
+        Self { codes: [PLAIN; Dword::COUNT as usize], table, count: FIRST }
     }
 
     #[inline]
-    pub(super) fn of(&self, dword: Dword) -> Treatment<&Rule> {
-        match self.code(dword) {
-            PLAIN => Treatment::Plain,
-            ZERO => Treatment::Zero,
-            code => self.rules.get(usize::from(code.wrapping_sub(FIRST))).map_or(Treatment::Plain, Treatment::Rule),
-        }
+    pub(super) fn of(&self, dword: Dword) -> &Rule {
+        self.table.get(self.index(dword)).unwrap_or(&Rule::PLAIN)
     }
 
     #[inline]
-    pub(super) fn of_mut(&mut self, dword: Dword) -> Treatment<&mut Rule> {
-        match self.code(dword) {
-            PLAIN => Treatment::Plain,
-            ZERO => Treatment::Zero,
-            code => self.rules.get_mut(usize::from(code.wrapping_sub(FIRST))).map_or(Treatment::Plain, Treatment::Rule),
-        }
+    pub(super) fn of_mut(&mut self, dword: Dword) -> Option<&mut Rule> {
+        let index = self.index(dword);
+        self.table.get_mut(index)
     }
 
     /// The shadow of a DWORD; zero where there is none.
     #[inline]
     pub(super) fn shadow(&self, dword: Dword) -> u32 {
-        match self.of(dword) {
-            Treatment::Rule(rule) => rule.shadow,
-            Treatment::Plain | Treatment::Zero => 0,
-        }
+        self.of(dword).shadow
     }
 
     /// All DWORDs with a rule, and those that read zero.
-    pub(super) fn ruled(&self) -> impl Iterator<Item = (Dword, Treatment<&Rule>)> {
-        (0..Dword::COUNT)
-            .filter_map(Dword::new)
-            .map(|dword| (dword, self.of(dword)))
-            .filter(|(_, treatment)| !matches!(treatment, Treatment::Plain))
+    pub(super) fn ruled(&self) -> impl Iterator<Item = (Dword, &Rule)> {
+        let ruled = (0..Dword::COUNT).filter_map(Dword::new).filter(|dword| self.code(*dword) != PLAIN);
+        ruled.map(|dword| (dword, self.of(dword)))
     }
 
     /// The bits of `mask` read as `value`, and no write changes them.
@@ -126,48 +133,42 @@ impl Rules {
     /// The bits of `mask` are kept in the shadow, starting with `value`; the guest changes those of `writable`. None
     /// of them reaches hardware.
     pub(super) fn keep(&mut self, dword: Dword, mask: u32, writable: u32, value: u32) -> Result<(), TooManyRules> {
-        let rule = self.rule(dword)?;
-        rule.from_hardware &= !mask;
-        rule.to_hardware &= !mask;
-        rule.writable = rule.writable & !mask | writable & mask;
-        rule.shadow = rule.shadow & !mask | value & mask;
-        Ok(())
+        self.change(dword, |rule| {
+            rule.from_hardware &= !mask;
+            rule.to_hardware &= !mask;
+            rule.writable = rule.writable & !mask | writable & mask;
+            rule.shadow = rule.shadow & !mask | value & mask;
+        })
     }
 
     /// Writes of the bits of `mask` reach hardware too.
     pub(super) fn pass(&mut self, dword: Dword, mask: u32) -> Result<(), TooManyRules> {
-        self.rule(dword)?.to_hardware |= mask;
-        Ok(())
+        self.change(dword, |rule| rule.to_hardware |= mask)
     }
 
     /// Whenever a write reaches hardware, the bits of `mask` are ones there.
     pub(super) fn hold(&mut self, dword: Dword, mask: u32) -> Result<(), TooManyRules> {
-        self.rule(dword)?.hold |= mask;
-        Ok(())
+        self.change(dword, |rule| rule.hold |= mask)
     }
 
     /// Writes of the bits of `mask` do not reach hardware.
     pub(super) fn drop_writes(&mut self, dword: Dword, mask: u32) -> Result<(), TooManyRules> {
-        self.rule(dword)?.to_hardware &= !mask;
-        Ok(())
+        self.change(dword, |rule| rule.to_hardware &= !mask)
     }
 
     /// The guest reads hardware and writes nothing.
     pub(super) fn show_read_only(&mut self, dword: Dword) -> Result<(), TooManyRules> {
-        let rule = self.rule(dword)?;
-        (rule.from_hardware, rule.to_hardware) = (!0, 0);
-        Ok(())
+        self.change(dword, |rule| (rule.from_hardware, rule.to_hardware) = (!0, 0))
     }
 
     /// A change of the shadow sets something off.
     pub(super) fn set_off(&mut self, dword: Dword, effect: Effect) -> Result<(), TooManyRules> {
-        self.rule(dword)?.effect = effect;
-        Ok(())
+        self.change(dword, |rule| rule.effect = effect)
     }
 
     /// Changes all rules of single DWORDs, but for which bits are the hardware's.
     pub(super) fn change_all(&mut self, change: impl FnMut(&mut Rule)) {
-        self.rules.iter_mut().for_each(change);
+        self.table.iter_mut().take(self.count).skip(FIRST).for_each(change);
     }
 
     /// `count` DWORDs read zero and take no writes.
@@ -184,27 +185,36 @@ impl Rules {
         }
     }
 
-    fn rule(&mut self, dword: Dword) -> Result<&mut Rule, TooManyRules> {
-        let code = self.code(dword);
-        let index = match code.checked_sub(FIRST) {
-            Some(index) => usize::from(index),
-            None => self.add(dword, code)?,
-        };
-        self.rules.get_mut(index).ok_or(TooManyRules)
+    /// Changes the rule of a DWORD, which gets one of its own.
+    fn change(&mut self, dword: Dword, change: impl FnOnce(&mut Rule)) -> Result<(), TooManyRules> {
+        let index = self.index(dword);
+        let index = if index < FIRST { self.add(dword)? } else { index };
+        let rule = self.table.get_mut(index).ok_or(TooManyRules)?;
+        change(rule);
+        let lanes = |mask| Lanes::ALL.touching(mask).map_or(0, Lanes::bits);
+        (rule.from_lanes, rule.to_lanes) = (lanes(rule.from_hardware), lanes(rule.to_hardware));
+        Ok(())
     }
 
-    fn add(&mut self, dword: Dword, code: u8) -> Result<usize, TooManyRules> {
-        let index = self.rules.len();
-        let from = if code == ZERO { Rule { from_hardware: 0, to_hardware: 0, ..Rule::PLAIN } } else { Rule::PLAIN };
-        self.rules.push(from).map_err(|_| TooManyRules)?;
-        let code = u8::try_from(index).ok().and_then(|index| index.checked_add(FIRST)).ok_or(TooManyRules)?;
+    /// Gives the DWORD a rule of its own, which starts as the one it shared.
+    fn add(&mut self, dword: Dword) -> Result<usize, TooManyRules> {
+        let shared = *self.of(dword);
+        let index = self.count;
+        *self.table.get_mut(index).ok_or(TooManyRules)? = shared;
+        self.count = index.saturating_add(1);
+        let code = u8::try_from(index).map_err(|_| TooManyRules)?;
         *self.codes.get_mut(usize::from(dword.index())).ok_or(TooManyRules)? = code;
         Ok(index)
     }
 
     #[inline]
-    fn code(&self, dword: Dword) -> u8 {
+    fn index(&self, dword: Dword) -> usize {
         // The mask changes nothing, and tells the compiler so.
+        usize::from(self.code(dword)) & (MAX_RULES - 1)
+    }
+
+    #[inline]
+    fn code(&self, dword: Dword) -> u8 {
         self.codes.get(usize::from(dword.index() & (Dword::COUNT - 1))).copied().unwrap_or(PLAIN)
     }
 }

@@ -5,6 +5,7 @@ use heapless::Vec;
 
 use super::destination_port::BusReset;
 use super::lists::hide_extended_capabilities;
+use super::pending::Due;
 use super::replay::Power;
 use super::rule::{Effect, Rules, TooManyRules};
 use super::window::{Concealed, Trapped, Window};
@@ -25,6 +26,8 @@ pub(super) struct Touched {
     pub(super) guest: Option<Bdf>,
     pub(super) rules: Rules,
     pub(super) windows: Vec<Window, 7>,
+    /// Which of them have changes that are due.
+    pub(super) due: Due,
     /// Whether the guest lets it decode.
     pub(super) is_decoding: bool,
     /// The lowest and the highest address its windows claim, to skip it fast.
@@ -72,6 +75,7 @@ impl Touched {
             guest,
             rules: Rules::new(),
             windows: Vec::new(),
+            due: Due::default(),
             is_decoding: false,
             reach: None,
             bus_reset: None,

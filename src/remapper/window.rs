@@ -1,6 +1,7 @@
 //! One BAR of a moved or hidden function: what its registers ask for, and what the second stage has.
 
 use super::Translation;
+use super::pending::{Stage, bit};
 use super::rule::Rules;
 use crate::access::Dword;
 use crate::address::{Guest, Host, Span};
@@ -64,7 +65,7 @@ struct Part {
 }
 
 /// Most parts of one window: before, in and after trapped pages.
-pub(super) const PARTS: u8 = 3;
+const PARTS: u8 = 3;
 
 impl Window {
     pub(super) const fn space(&self) -> Space {
@@ -111,53 +112,67 @@ impl Window {
     }
 
     /// Whether it is still where it shall not be.
+    #[inline]
     pub(super) const fn is_stale(&self) -> bool {
         self.applied != 0 && self.applied != self.wanted
     }
 
-    /// The first part from `part` on that shall go away.
+    /// Whether it is not all where it shall be.
     #[inline]
-    pub(super) const fn next_unmap(&self, part: u8) -> Option<u8> {
-        if self.is_stale() { first(self.applied_parts, part) } else { None }
+    pub(super) const fn is_missing(&self) -> bool {
+        self.wanted != 0 && (self.applied != self.wanted || self.applied_parts != self.parts)
     }
 
-    /// The first part from `part` on that shall be there and is not.
-    #[inline]
-    pub(super) const fn next_map(&self, part: u8) -> Option<u8> {
-        if self.wanted == 0 || self.is_stale() { None } else { first(self.parts & !self.applied_parts, part) }
-    }
-
-    pub(super) fn unmap(&self, part: u8) -> Option<MapOp> {
-        let Part { guest, .. } = self.part(part, self.applied)?;
-        Some(MapOp::Unmap { guest, space: self.space() })
-    }
-
-    pub(super) fn map(&self, part: u8) -> Option<MapOp> {
-        let Part { guest, host, backing } = self.part(part, self.wanted)?;
-        let prefetchable = self.kind.is_prefetchable();
-        Some(MapOp::Map { guest, host, space: self.space(), backing, prefetchable })
-    }
-
-    pub(super) const fn conceal(&self) -> MapOp {
-        MapOp::Conceal { guest: Guest(self.host.0), space: self.space() }
-    }
-
-    pub(super) fn confirm_unmap(&mut self, part: u8) {
-        self.applied_parts &= !bit(part);
-        if self.applied_parts == 0 {
-            self.applied = 0;
+    /// The parts with a change in a stage, a bit for each. A window that was not unmapped is not mapped elsewhere.
+    pub(super) const fn parts_due(&self, stage: Stage) -> u8 {
+        match stage {
+            Stage::Conceal => 1,
+            Stage::Unmap => self.applied_parts,
+            Stage::Map if self.is_stale() => 0,
+            Stage::Map => self.parts & !self.applied_parts,
         }
     }
 
-    pub(super) fn confirm_map(&mut self, part: u8) {
-        self.applied = self.wanted;
-        self.applied_parts |= bit(part);
+    /// The change of a part in a stage.
+    #[inline]
+    pub(super) fn change(&self, stage: Stage, part: u8) -> Option<MapOp> {
+        let space = self.space();
+        match stage {
+            Stage::Conceal => Some(MapOp::Conceal { guest: Guest(self.host.0), space }),
+            Stage::Unmap => {
+                let Part { guest, .. } = self.part(part, self.applied)?;
+                Some(MapOp::Unmap { guest, space })
+            }
+            Stage::Map => {
+                let Part { guest, host, backing } = self.part(part, self.wanted)?;
+                let prefetchable = self.kind.is_prefetchable();
+                Some(MapOp::Map { guest, host, space, backing, prefetchable })
+            }
+        }
     }
 
-    /// Whether a change is due.
-    pub(super) fn is_pending(&self) -> bool {
-        let parts = if self.wanted == 0 { 0 } else { self.parts };
-        self.concealed == Concealed::Wanted || self.applied != self.wanted || self.applied_parts != parts
+    /// Takes note of a change that is in force. Whether it was the last of the window in this stage.
+    #[inline]
+    pub(super) const fn confirm(&mut self, stage: Stage, part: u8) -> bool {
+        match stage {
+            Stage::Conceal => {
+                self.concealed = Concealed::Applied;
+                true
+            }
+            Stage::Unmap => {
+                self.applied_parts &= !bit(part);
+                let is_last = self.applied_parts == 0;
+                if is_last {
+                    self.applied = 0;
+                }
+                is_last
+            }
+            Stage::Map => {
+                self.applied = self.wanted;
+                self.applied_parts |= bit(part);
+                self.applied_parts == self.parts
+            }
+        }
     }
 
     /// Where hardware has the byte the guest finds at this address, if it is in the window.
@@ -204,20 +219,6 @@ impl Window {
             backing,
         })
     }
-}
-
-/// The lowest of `parts` from `from` on.
-const fn first(parts: u8, from: u8) -> Option<u8> {
-    match parts & !bit(from).wrapping_sub(1) {
-        0 => None,
-        left if left & bit(0) != 0 => Some(0),
-        left if left & bit(1) != 0 => Some(1),
-        _ => Some(2),
-    }
-}
-
-const fn bit(part: u8) -> u8 {
-    1_u8.wrapping_shl(part as u32)
 }
 
 /// The pages of a BAR its MSI-X Table touches.
