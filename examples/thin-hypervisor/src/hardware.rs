@@ -5,11 +5,14 @@ use pci_remap::topology::ConfigSpace;
 use pci_remap::{Access, Guest, Host, Width};
 use x86_64::instructions::port::Port;
 
+use crate::cut::Cut;
 use crate::physical;
 
 pub struct Hardware {
     /// Where configuration space is mapped to; without, only its first 256 bytes are reached.
     pub ecam: Option<Ecam>,
+    /// A port that was made for a test.
+    pub cut: Option<Cut>,
 }
 
 /// One naturally aligned piece of an access, and how to get there.
@@ -51,6 +54,9 @@ impl Hardware {
 
 impl ConfigSpace for Hardware {
     fn read(&mut self, Host(access): Host<Access>) -> u32 {
+        if let Some(answer) = self.cut.as_ref().and_then(|cut| cut.read(access)) {
+            return answer;
+        }
         access.parts().fold(0, |value, (offset, width)| {
             let part = match self.way(access.function(), offset) {
                 Way::Memory(address) => physical::read(address, width.bytes()) as u32,
@@ -62,6 +68,9 @@ impl ConfigSpace for Hardware {
     }
 
     fn write(&mut self, Host(access): Host<Access>, value: u32) {
+        if self.cut.as_mut().is_some_and(|cut| cut.write(access, value)) {
+            return;
+        }
         for (offset, width) in access.parts() {
             let part = value >> (8 * (offset & 3));
             match self.way(access.function(), offset) {

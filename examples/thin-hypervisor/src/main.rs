@@ -8,6 +8,7 @@
 
 mod acpi;
 mod console;
+mod cut;
 mod exceptions;
 mod floating_point;
 mod guest_memory;
@@ -89,7 +90,7 @@ extern "sysv64" fn main(magic: u32, information: u32) -> ! {
     let memory = linux::memory_map(&information, hypervisor);
     // SAFETY: `main` runs once, and this is the only reference.
     let fixed = unsafe { &mut *ptr::addr_of_mut!(MEMORY) };
-    let mut pci = Pci::new(&mut fixed.pci, Hardware { ecam: tables.ecam() }, &options, &memory);
+    let mut pci = Pci::new(&mut fixed.pci, Hardware { ecam: tables.ecam(), cut: None }, &options, &memory);
     tables.hide_iommus();
     let start = linux::load(&information, &memory);
     let has_svm = svm::is_there();

@@ -12,7 +12,7 @@ const MAX_FUNCTIONS: usize = 16;
 ///
 /// ```text
 /// relocate=02:00.0=01:01.0,03:00.0=01:02.0  hide=00:1f.2  pin=03:03.0=C  placement=guest|pre-assigned
-/// policy=transparent|strict
+/// policy=transparent|strict  cut=00:01.1  guard=on|off
 /// ```
 #[derive(Default)]
 pub struct Options {
@@ -22,6 +22,10 @@ pub struct Options {
     pub pins: Vec<(Host<Bdf>, Pin), MAX_FUNCTIONS>,
     pub placement: Placement,
     pub policy: Policy,
+    /// For tests: the port to become one that cuts off what is behind it.
+    pub cut: Option<Host<Bdf>>,
+    /// For tests: the guest gets that port as it is, to show what comes of it.
+    pub is_unguarded: bool,
 }
 
 /// INTA to INTD, by their letters.
@@ -47,6 +51,9 @@ impl Options {
             ("placement", "pre-assigned") => self.placement = Placement::PreAssigned,
             ("policy", "transparent") => self.policy = Policy::Transparent,
             ("policy", "strict") => self.policy = Policy::Strict,
+            ("cut", port) => self.cut = Some(port.parse().ok()?),
+            ("guard", "on") => self.is_unguarded = false,
+            ("guard", "off") => self.is_unguarded = true,
             _ => return None,
         }
         Some(())

@@ -9,10 +9,11 @@ use pci_remap::mechanism::{ConfigAddress, Ecam, PortAccess};
 use pci_remap::remapper::TrapRange;
 use pci_remap::topology::ConfigSpace;
 use pci_remap::{
-    Access, Guest, Host, MapOp, Plan, ReadDecision, Relocation, Remapper, Space, Span, Topology, Translation, Width,
-    WriteDecision,
+    Access, Bdf, Guest, Host, MapOp, Plan, ReadDecision, Relocation, Remapper, Space, Span, Topology, Translation,
+    Width, WriteDecision,
 };
 
+use crate::cut::Cut;
 use crate::hardware::{self, Hardware};
 use crate::multiboot::Range;
 use crate::options::Options;
@@ -33,6 +34,8 @@ pub struct Pci {
     ports: ConfigAddress,
     ecam: Option<Ecam>,
     hardware: Hardware,
+    /// For tests: a port the crate is not asked about.
+    unguarded: Option<Guest<Bdf>>,
 }
 
 /// What is too large for the stack.
@@ -68,6 +71,7 @@ impl Pci {
     /// Looks at the machine, and makes of it what the options say.
     pub fn new(place: &'static mut Memory, mut hardware: Hardware, options: &Options, memory: &[Range]) -> Self {
         let Memory { topology, remapper } = place;
+        hardware.cut = options.cut.map(|port| Cut::new(port, |access| hardware.read(access)));
         topology.scan_into(&mut hardware).unwrap_or_else(|error| panic!("{error}"));
         let mut plan = Plan::new(topology);
         for &(host, guest) in &options.relocate {
@@ -95,7 +99,8 @@ impl Pci {
         for write in remapper.preparation() {
             hardware.write(write.to, write.value);
         }
-        Self { remapper, ports: ConfigAddress::default(), ecam, hardware }
+        let unguarded = options.cut.filter(|_| options.is_unguarded).map(|port| Guest(port.0));
+        Self { remapper, ports: ConfigAddress::default(), ecam, hardware, unguarded }
     }
 
     /// Makes the ECAM pages exit that have to, and applies the first delta.
@@ -118,6 +123,9 @@ impl Pci {
 /// Configuration space.
 impl Pci {
     fn config_read(&mut self, access: Guest<Access>) -> u32 {
+        if self.is_unguarded(access) {
+            return self.hardware.read(Host(access.0));
+        }
         match self.remapper.read(access) {
             ReadDecision::Passthrough => self.hardware.read(Host(access.0)),
             ReadDecision::Hide => !0,
@@ -127,6 +135,9 @@ impl Pci {
     }
 
     fn config_write(&mut self, access: Guest<Access>, value: u32, stages: &mut Stages) {
+        if self.is_unguarded(access) {
+            return self.hardware.write(Host(access.0), value);
+        }
         let mut outcome = self.remapper.write(access, value);
         if let Some(replay) = outcome.replay() {
             say!("replays what {} forgot", replay.id().0.function());
@@ -146,6 +157,13 @@ impl Pci {
                 outcome.delta.confirm();
             }
         }
+    }
+}
+
+/// For tests.
+impl Pci {
+    fn is_unguarded(&self, access: Guest<Access>) -> bool {
+        self.unguarded.is_some_and(|port| port.0 == access.0.function())
     }
 }
 
