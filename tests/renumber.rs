@@ -6,7 +6,7 @@ use pci_remap::sim::guest::{Kind, boot};
 use pci_remap::sim::machine::{Blueprint, Builder, Machine, Windows, signature};
 use pci_remap::sim::vm::{Vm, topology};
 use pci_remap::spec::bar::BarKind;
-use pci_remap::{Bdf, Plan, Span};
+use pci_remap::{Bdf, Guest, Host, Plan, Span};
 
 fn bdf(text: &str) -> Bdf {
     text.parse().unwrap()
@@ -55,7 +55,9 @@ fn edk2_numbers_buses_anew_and_finds_the_moved_function_where_its_new_port_leads
     for (guest, host) in [("01:01.0", "20:00.0"), ("01:00.0", "10:00.0"), ("03:00.0", "30:00.0")] {
         let read = tree.device(bdf(guest)).unwrap().read(&mut vm, 0, 0x40);
         assert_eq!(read, Some(signature(0, bdf(host), 0, 0x40)), "{guest}");
+        assert_eq!(vm.remapper().to_guest(Host(bdf(host))), Some(Guest(bdf(guest))));
     }
+    assert_eq!(vm.remapper().to_guest(Host(bdf("01:00.0"))), None, "the host has no such bus");
     assert_eq!(vm.machine().conflicts(), []);
 }
 

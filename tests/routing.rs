@@ -1,9 +1,10 @@
-//! Routing IDs: what requests carry.
+//! Routing IDs: what requests carry, and what the guest must read of them.
 
 mod support;
 
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, Machine};
 use pci_remap::spec::express::PortType;
+use pci_remap::{Bdf, Guest, Host, Plan, Remapper};
 use support::*;
 
 /// All Requester IDs of a function.
@@ -51,4 +52,40 @@ fn phantom_functions_have_ids_of_their_own() {
         with_phantoms(0b11),
         ["00:05.0", "00:05.1", "00:05.2", "00:05.3", "00:05.4", "00:05.5", "00:05.6", "00:05.7"]
     );
+}
+
+/// The talk's move, and a hidden function.
+fn remapper() -> Remapper<8> {
+    let mut machine = machine([nic("02:00.0"), Blueprint::endpoint(bdf("00:1f.0"))]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.0"), guest("01:01.0")).unwrap();
+    plan.hide(host("00:1f.0")).unwrap().build().unwrap()
+}
+
+#[test]
+fn to_guest_is_the_inverse_of_to_host() {
+    let remapper = remapper();
+    let mut elsewhere = Vec::new();
+    for id in (0..=u16::MAX).map(Bdf::from_routing_id) {
+        let found = remapper.to_host(Guest(id)).unwrap_or(Some(Host(id)));
+        match found {
+            Some(function) => assert_eq!(remapper.to_guest(function), Some(Guest(id))),
+            None => assert!(remapper.to_guest(Host(id)).is_none_or(|guest| guest.0 != id)),
+        }
+        if remapper.to_guest(Host(id)) != Some(Guest(id)) && id.bus() != 2 && id.bus() != 1 {
+            elsewhere.push(id);
+        }
+    }
+    assert_eq!(elsewhere, [bdf("00:1f.0")], "the hidden one");
+    assert_eq!(remapper.to_guest(host("02:00.0")), Some(guest("01:01.0")));
+}
+
+#[test]
+fn registers_that_name_a_requester_name_the_guests() {
+    let remapper = remapper();
+    // 02:00.0 is found at 01:01.0, 01:00.0 where it is, 00:1f.0 nowhere.
+    assert_eq!(remapper.error_sources(Host(0x0200_0100)), Guest(0x0108_0100));
+    assert_eq!(remapper.error_sources(Host(0x00f8_0200)), Guest(0x0000_0108));
+    assert_eq!(remapper.root_status(Host(0x0001_0200)), Guest(0x0001_0108));
+    assert_eq!(remapper.root_status(Host(0x0003_00f8)), Guest(0x0003_0000));
+    assert_eq!(remapper.containment_source(Host(0x0200_0003)), Guest(0x0108_0003));
 }

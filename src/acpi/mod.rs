@@ -26,6 +26,7 @@
 //! Functions that change a table check it first, and leave it as it is when there is something wrong with it; what they
 //! write has a good checksum. Section numbers are of the ACPI Specification 6.5, where nothing else is said.
 
+mod advice;
 mod dmar;
 mod ivrs;
 mod mcfg;
@@ -34,6 +35,7 @@ mod record;
 mod root;
 mod table;
 
+pub use advice::{Advice, Change, Matters, Object, PowerMethods, PoweredSlot, Slot};
 pub use dmar::rewrite_scopes;
 pub use ivrs::add_aliases;
 pub use mcfg::{EcamWindow, Mcfg};

@@ -135,6 +135,14 @@ impl<const B: usize> Index<B> {
         }
     }
 
+    /// The number the guest knows a bus of the host by now; `None` when none leads there.
+    pub(super) fn number_of(&self, host: u8) -> Option<u8> {
+        match self.buses.iter().position(|bus| bus.host == host) {
+            Some(place) => (0..=u8::MAX).find(|number| usize::from(self.way(*number)).checked_sub(1) == Some(place)),
+            None => Some(host).filter(|number| self.way(*number) == 0),
+        }
+    }
+
     #[inline]
     fn way(&self, bus: u8) -> u8 {
         self.ways.get(usize::from(bus)).copied().unwrap_or(0)

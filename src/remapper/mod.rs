@@ -12,6 +12,7 @@ mod moved;
 mod pending;
 mod port;
 mod replay;
+mod routing;
 mod rule;
 mod touched;
 mod window;
@@ -169,29 +170,6 @@ impl<const F: usize> Remapper<F> {
             Some(translation) => translation,
             None if windows().any(|window| window.host.0.contains(address)) => Translation::Absent,
             None => Translation::Untouched,
-        }
-    }
-
-    /// The function the guest finds at an address, if it finds another there than the hardware has, or none.
-    /// `None` stands for an address the plan does not touch.
-    pub fn to_host(&self, guest: Guest<Bdf>) -> Option<Option<Host<Bdf>>> {
-        match self.index.entry(guest) {
-            Entry::Plain => None,
-            Entry::Absent => Some(None),
-            Entry::OnBus(bus) => Some(Some(Host(guest.0.on_bus(bus)))),
-            Entry::Touched(index) => {
-                let touched = self.functions.get(index).filter(|touched| !touched.is_inert);
-                Some(touched.map(|touched| Host(touched.host)))
-            }
-        }
-    }
-
-    /// Where the guest finds a function of the host; `None` when it does not.
-    pub fn to_guest(&self, host: Host<Bdf>) -> Option<Guest<Bdf>> {
-        match self.functions.iter().find(|touched| touched.host == host.0) {
-            Some(touched) => touched.guest.map(Guest),
-            None if self.index.entry(Guest(host.0)) == Entry::Plain => Some(Guest(host.0)),
-            None => None,
         }
     }
 

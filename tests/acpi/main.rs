@@ -1,5 +1,6 @@
 //! Reading and editing ACPI tables, as firmware of QEMU and of PCs writes them.
 
+mod advice;
 mod damage;
 mod dmar;
 mod ivrs;

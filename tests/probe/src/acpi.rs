@@ -2,8 +2,8 @@
 
 use core::hint::black_box;
 
-use pci_remap::Plan;
-use pci_remap::acpi::{self, Header, Mcfg, RootTable, Rsdp, Table};
+use pci_remap::acpi::{self, Header, Mcfg, PowerMethods, RootTable, Rsdp, Slot, Table};
+use pci_remap::{Bdf, Plan};
 
 use crate::Any;
 
@@ -29,4 +29,7 @@ pub(crate) fn all(plan: &Plan<'_>) {
     let _ = black_box(acpi::rewrite_scopes(bytes, u16::any(), plan, buffer));
     let _ = black_box(acpi::add_aliases(bytes, u16::any(), plan, buffer));
     black_box(&buffer);
+    plan.advice().for_each(|advice| _ = black_box(advice));
+    let slots = (0..u8::any()).map(|_| Slot { at: Bdf::any(), methods: PowerMethods::from_bits_retain(u8::any()) });
+    plan.powered_slots(slots).for_each(|slot| _ = black_box(slot));
 }

@@ -27,6 +27,7 @@ pub(crate) fn all(topology: &Topology<64>) {
     match Plan::new(topology).relocate(Host(Bdf::any()), Guest(Bdf::any())) {
         Ok(plan) => {
             plan.findings().for_each(|finding| print(format_args!("{}: {finding}", finding.grade())));
+            plan.advice().for_each(|advice| print(format_args!("{advice}")));
             let mut remapper = Remapper::<16>::new();
             let mut delta = remapper.pending();
             while let Some(change) = delta.next() {

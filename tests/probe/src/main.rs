@@ -207,6 +207,8 @@ fn run(remapper: &mut Remapper<16>) {
         write(remapper, Guest(Access::any()), u32::any());
         black_box(remapper.translate(Space::any(), Guest(u64::any())));
         black_box((remapper.to_host(Guest(Bdf::any())), remapper.to_guest(Host(Bdf::any()))));
+        black_box((remapper.error_sources(Host(u32::any())), remapper.root_status(Host(u32::any()))));
+        black_box(remapper.containment_source(Host(u32::any())));
         black_box(remapper.touched_functions().last());
         black_box(remapper.emulated_registers(Host(Bdf::any())).last());
         for (offset, width) in Access::any().parts() {
