@@ -11,7 +11,7 @@ target=${CARGO_TARGET_DIR:-$here/target}
 cache=$target/rig
 work=$(mktemp -d)
 servers=()
-trap 'kill "${servers[@]}" 2>/dev/null; rm -rf "$work"' EXIT
+trap 'kill "${servers[@]}" 2>/dev/null || true; rm -rf "$work"' EXIT
 mkdir -p "$cache"
 failures=0
 
