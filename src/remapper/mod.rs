@@ -180,26 +180,38 @@ impl<const F: usize> Remapper<F> {
             Entry::Absent => WriteDecision::Hide,
             Entry::OnBus(bus) => WriteDecision::Redirect { to: Host(access.of(access.function().on_bus(bus))), value },
             Entry::Touched(index) => match self.functions.get_mut(index) {
-                Some(touched) => {
-                    let (decision, change) = touched.write(access, value);
-                    if change.effect == Effect::None { decision } else { self.follow(index, change, decision) }
-                }
+                Some(touched) => match touched.write(access, value) {
+                    (decision, None) => decision,
+                    (decision, Some(changed)) => self.follow(index, access, value, changed, decision),
+                },
                 None => WriteDecision::Passthrough,
             },
         }
     }
 
-    /// What a write sets off.
-    fn follow(&mut self, index: usize, change: Change, decision: WriteDecision) -> WriteDecision {
-        let Change { effect, changed, written } = change;
-        match effect {
-            Effect::Decoding | Effect::Placing => self.settle(index),
-            Effect::BusNumbers => self.renumber(),
+    /// What a write sets off that changed these bits of the shadow.
+    #[inline(never)]
+    fn follow(
+        &mut self,
+        index: usize,
+        access: Access,
+        value: u32,
+        changed: u32,
+        decision: WriteDecision,
+    ) -> WriteDecision {
+        let Some(touched) = self.functions.get(index) else { return decision };
+        let lanes = access.lanes().mask();
+        match touched.rules.of(access.dword()).effect {
+            Effect::Decoding | Effect::Placing if changed != 0 => self.settle(index),
+            Effect::BusNumbers if changed != 0 => self.renumber(),
             Effect::SecondaryBusReset if changed & type1::SECONDARY_BUS_RESET != 0 => return self.reset_bus(index),
-            Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset | Effect::PowerState => {
-                self.note_power(index, effect, written);
+            effect @ (Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset) => {
+                self.note_power(index, effect, value & lanes);
             }
-            Effect::SecondaryBusReset | Effect::None => {}
+            Effect::PowerState if lanes & power_management::POWER_STATE != 0 => {
+                self.note_power(index, Effect::PowerState, value);
+            }
+            _ => {}
         }
         decision
     }
@@ -295,18 +307,6 @@ impl<const F: usize> Remapper<F> {
     }
 }
 
-/// What a write sets off, by which bits of the shadow it changed and by what was written.
-#[derive(Debug, Clone, Copy)]
-struct Change {
-    effect: Effect,
-    changed: u32,
-    written: u32,
-}
-
-impl Change {
-    const NONE: Self = Self { effect: Effect::None, changed: 0, written: 0 };
-}
-
 impl Touched {
     #[inline]
     fn read(&self, access: Access) -> ReadDecision {
@@ -318,12 +318,11 @@ impl Touched {
         ReadDecision::Redirect { to: Host(access.of(self.host)), splice }
     }
 
-    /// What to do with a write, and what it sets off.
+    /// What to do with a write, and which bits of the shadow it changed if that may set something off.
     #[inline]
-    fn write(&mut self, access: Access, value: u32) -> (WriteDecision, Change) {
-        let Some(rule) = self.rules.of_mut(access.dword()) else { return (WriteDecision::Passthrough, Change::NONE) };
-        let lanes = access.lanes().mask();
-        let changed = (value ^ rule.shadow) & rule.writable & lanes;
+    fn write(&mut self, access: Access, value: u32) -> (WriteDecision, Option<u32>) {
+        let Some(rule) = self.rules.of_mut(access.dword()) else { return (WriteDecision::Passthrough, None) };
+        let changed = (value ^ rule.shadow) & rule.writable & access.lanes().mask();
         rule.shadow ^= changed;
         // Bytes that are all ours are left alone in hardware; in shared ones our bits are held.
         let decision = match rule.written_lanes(access.lanes()) {
@@ -333,15 +332,8 @@ impl Touched {
                 value: value & rule.to_hardware | rule.hold,
             },
         };
-        let is_followed = match rule.effect {
-            Effect::None => false,
-            Effect::Placing => changed != 0 && self.is_decoding,
-            Effect::Decoding | Effect::BusNumbers | Effect::SecondaryBusReset => changed != 0,
-            Effect::PowerState => lanes & power_management::POWER_STATE != 0,
-            Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset => true,
-        };
-        let change = Change { effect: rule.effect, changed, written: value & lanes };
-        (decision, if is_followed { change } else { Change::NONE })
+        let is_quiet = rule.effect == Effect::None || rule.effect == Effect::Placing && !self.is_decoding;
+        (decision, if is_quiet { None } else { Some(changed) })
     }
 
     /// Takes over from the registers where the windows shall be.
