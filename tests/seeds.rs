@@ -13,8 +13,11 @@ use pci_remap::sim::dump::Dump;
 use pci_remap::sim::scenario::{Move, Scenario, Step};
 use pci_remap::sim::{acpi, laws, vm};
 
-/// What a seed of `laws` shows, by the scenario and the plan that comes of it.
-const SHOWS: [(&str, fn(&Scenario, &Plan<'_>) -> bool); 9] = [
+/// Whether a scenario, and the plan that comes of it, shows something.
+type Shows = fn(&Scenario, &Plan<'_>) -> bool;
+
+/// What the seeds of `laws` show.
+const SHOWS: [(&str, Shows); 9] = [
     ("a-swap", |scenario, plan| {
         let is_swap = |pair: &[_; 2]| matches!(scenario.moves[..], [Move::Swap(..), ..]) && pair.len() == 2;
         plan.relocations().first_chunk().is_some_and(is_swap)
@@ -64,7 +67,7 @@ fn scenario(bytes: &[u8]) -> Scenario {
     Scenario::arbitrary_take_rest(Unstructured::new(bytes)).unwrap()
 }
 
-fn shows(scenario: &Scenario, what: fn(&Scenario, &Plan<'_>) -> bool) -> bool {
+fn shows(scenario: &Scenario, what: Shows) -> bool {
     let topology = vm::topology(&mut scenario.machine()).unwrap();
     what(scenario, &scenario.plan(&topology))
 }
@@ -85,7 +88,7 @@ fn each_seed_of_the_laws_shows_what_it_is_named_for_and_obeys() {
 #[test]
 fn the_seeds_of_dumps_and_tables_replay() {
     for (name, bytes) in seeds("dump") {
-        let dump = Dump::parse(std::str::from_utf8(&bytes).unwrap()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let dump = Dump::parse(core::str::from_utf8(&bytes).unwrap()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(!dump.functions().is_empty(), "{name}");
     }
     for (_, bytes) in seeds("acpi") {
@@ -108,13 +111,10 @@ fn find_seeds_anew() {
     };
     for (name, what) in SHOWS {
         let path = corpus("laws").join(name);
-        let shown = fs::read(&path).is_ok_and(|bytes| shows(&scenario(&bytes), what));
-        while !shown {
-            let bytes: Vec<_> = (0..1500).map(|_| random()).collect();
-            if shows(&scenario(&bytes), what) {
-                fs::write(&path, bytes).unwrap();
-                break;
-            }
+        let mut bytes = fs::read(&path).unwrap_or_default();
+        while !shows(&scenario(&bytes), what) {
+            bytes = (0..1500).map(|_| random()).collect();
         }
+        fs::write(&path, bytes).unwrap();
     }
 }
