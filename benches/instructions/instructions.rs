@@ -79,7 +79,7 @@ fn write_bar(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("size", 155))]
+#[library_benchmark(config = at_most("size", 122))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn size_bar(mut exits: Exits) -> Exits {
     let bar = black_box(exits.bar());

@@ -28,7 +28,7 @@ use self::pending::{Due, bit};
 use self::rule::Effect;
 use self::touched::Touched;
 use self::window::{Concealed, Window};
-use crate::access::Access;
+use crate::access::{Access, Dword};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{HostWrite, ReadDecision, Splice, WriteDecision};
 use crate::delta::Space;
@@ -125,12 +125,11 @@ impl<const F: usize> Remapper<F> {
     /// What to do with a write of these lanes of `value`, and what it changes.
     #[inline]
     pub fn write(&mut self, access: Guest<Access>, value: u32) -> WriteOutcome<'_, F> {
-        let forgetful = self.forgetful(access.map(Access::function));
-        let resets = self.resets;
+        if self.forgetful != 0 {
+            return self.write_after_reset(access, value);
+        }
         let decision = self.decide_write(access.0, value);
-        // What a reset takes away is not brought back before it.
-        let forgetful = if self.resets == resets { forgetful } else { None };
-        WriteOutcome { decision, delta: MapDelta::new(self), forgetful }
+        WriteOutcome { decision, delta: MapDelta::new(self), forgetful: None }
     }
 
     /// All changes that are due: at the start what conceals the host's own addresses and maps pre-assigned windows;
@@ -173,36 +172,37 @@ impl<const F: usize> Remapper<F> {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn decide_write(&mut self, access: Access, value: u32) -> WriteDecision {
         match self.index.entry(Guest(access.function())) {
             Entry::Plain => WriteDecision::Passthrough,
             Entry::Absent => WriteDecision::Hide,
             Entry::OnBus(bus) => WriteDecision::Redirect { to: Host(access.of(access.function().on_bus(bus))), value },
-            Entry::Touched(index) => match self.functions.get_mut(index) {
-                Some(touched) => match touched.write(access, value) {
-                    (decision, None) => decision,
-                    (decision, Some(changed)) => self.follow(index, access, value, changed, decision),
-                },
+            Entry::Touched(index) => match self.functions.get_mut(index).map(|touched| touched.note(access, value)) {
                 None => WriteDecision::Passthrough,
+                Some(Noted::All) => WriteDecision::Emulate,
+                Some(Noted::Changed(changed)) => self.write_on(index, access, value, changed),
             },
         }
     }
 
-    /// What a write sets off that changed these bits of the shadow.
+    /// A write that reaches hardware or sets something off, after it changed these bits of the shadow.
     #[inline(never)]
-    fn follow(
-        &mut self,
-        index: usize,
-        access: Access,
-        value: u32,
-        changed: u32,
-        decision: WriteDecision,
-    ) -> WriteDecision {
-        let Some(touched) = self.functions.get(index) else { return decision };
+    fn write_on(&mut self, index: usize, access: Access, value: u32, changed: u32) -> WriteDecision {
+        let Some(touched) = self.functions.get(index) else { return WriteDecision::Passthrough };
+        let rule = touched.rules.of(access.dword());
+        // Bytes that are all ours are left alone in hardware; in shared ones our bits are held.
+        let decision = match rule.written_lanes(access.lanes()) {
+            None => WriteDecision::Emulate,
+            Some(lanes) => WriteDecision::Redirect {
+                to: Host(access.of(touched.host).with_lanes(lanes)),
+                value: value & rule.to_hardware | rule.hold,
+            },
+        };
         let lanes = access.lanes().mask();
-        match touched.rules.of(access.dword()).effect {
-            Effect::Decoding | Effect::Placing if changed != 0 => self.settle(index),
+        match rule.effect {
+            Effect::Decoding if changed != 0 => self.settle(index),
+            Effect::Placing if changed != 0 && touched.is_decoding => self.settle(index),
             Effect::BusNumbers if changed != 0 => self.renumber(),
             Effect::SecondaryBusReset if changed & type1::SECONDARY_BUS_RESET != 0 => return self.reset_bus(index),
             effect @ (Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset) => {
@@ -307,6 +307,14 @@ impl<const F: usize> Remapper<F> {
     }
 }
 
+/// What is left of a write after the shadow took note of it.
+enum Noted {
+    /// Nothing.
+    All,
+    /// It may reach hardware, or set something off; these bits of the shadow changed.
+    Changed(u32),
+}
+
 impl Touched {
     #[inline]
     fn read(&self, access: Access) -> ReadDecision {
@@ -318,22 +326,15 @@ impl Touched {
         ReadDecision::Redirect { to: Host(access.of(self.host)), splice }
     }
 
-    /// What to do with a write, and which bits of the shadow it changed if that may set something off.
+    /// Takes a write into the shadow.
     #[inline]
-    fn write(&mut self, access: Access, value: u32) -> (WriteDecision, Option<u32>) {
-        let Some(rule) = self.rules.of_mut(access.dword()) else { return (WriteDecision::Passthrough, None) };
+    fn note(&mut self, access: Access, value: u32) -> Noted {
+        let Some(rule) = self.rules.of_mut(access.dword()) else { return Noted::All };
         let changed = (value ^ rule.shadow) & rule.writable & access.lanes().mask();
         rule.shadow ^= changed;
-        // Bytes that are all ours are left alone in hardware; in shared ones our bits are held.
-        let decision = match rule.written_lanes(access.lanes()) {
-            None => WriteDecision::Emulate,
-            Some(lanes) => WriteDecision::Redirect {
-                to: Host(access.of(self.host).with_lanes(lanes)),
-                value: value & rule.to_hardware | rule.hold,
-            },
-        };
         let is_quiet = rule.effect == Effect::None || rule.effect == Effect::Placing && !self.is_decoding;
-        (decision, if is_quiet { None } else { Some(changed) })
+        let stays_here = rule.written_lanes(access.lanes()).is_none();
+        if is_quiet && stays_here { Noted::All } else { Noted::Changed(changed) }
     }
 
     /// Takes over from the registers where the windows shall be.
@@ -371,7 +372,7 @@ impl<const F: usize> Remapper<F> {
     }
 
     /// The registers of a touched function that are not the hardware's alone, and the bits of each that still are.
-    pub fn emulated_registers(&self, host: Host<Bdf>) -> impl Iterator<Item = (crate::Dword, u32)> {
+    pub fn emulated_registers(&self, host: Host<Bdf>) -> impl Iterator<Item = (Dword, u32)> {
         let touched = self.functions.iter().find(move |touched| touched.host == host.0);
         touched.into_iter().flat_map(|touched| touched.rules.ruled()).map(|(dword, rule)| (dword, rule.from_hardware))
     }

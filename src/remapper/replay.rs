@@ -6,7 +6,7 @@
 
 use super::Remapper;
 use super::index::Entry;
-use super::pending::WriteOutcome;
+use super::pending::{MapDelta, WriteOutcome};
 use super::rule::{Effect, Rules, TooManyRules};
 use super::touched::{Setting, Touched};
 use crate::access::{Access, Dword, Lanes};
@@ -120,13 +120,19 @@ impl<const F: usize> Remapper<F> {
         Replays { remapper: self, last: None }
     }
 
-    /// The function at a guest address, if it has forgotten something.
-    #[inline]
-    pub(super) fn forgetful(&self, function: Guest<Bdf>) -> Option<u8> {
-        if self.forgetful == 0 { None } else { self.forgetful_at(function) }
+    /// A write while a function has forgotten something: if it is to that one, it is the time to bring it back.
+    #[cold]
+    pub(super) fn write_after_reset(&mut self, access: Guest<Access>, value: u32) -> WriteOutcome<'_, F> {
+        let forgetful = self.forgetful(access.map(Access::function));
+        let resets = self.resets;
+        let decision = self.decide_write(access.0, value);
+        // What a reset takes away is not brought back before it.
+        let forgetful = forgetful.filter(|_| self.resets == resets);
+        WriteOutcome { decision, delta: MapDelta::new(self), forgetful }
     }
 
-    fn forgetful_at(&self, function: Guest<Bdf>) -> Option<u8> {
+    /// The function at a guest address, if it has forgotten something.
+    fn forgetful(&self, function: Guest<Bdf>) -> Option<u8> {
         let Entry::Touched(index) = self.index.entry(function) else { return None };
         let touched = self.functions.get(index)?;
         if touched.has_forgotten { u8::try_from(index).ok() } else { None }
