@@ -29,11 +29,14 @@ impl Folder {
         Some(self.0.join("resources.txt")).filter(|file| file.exists())
     }
 
+    /// The machines, awake, as firmware hands them over.
     pub(crate) fn machines(&self) -> Vec<LoadedMachine> {
         let dump: Dump = fs::read_to_string(self.dump_file()).unwrap().parse().unwrap();
         let resources = self.resources_file().map(|file| fs::read_to_string(file).unwrap());
         let resources: Option<Resources> = resources.map(|text| text.parse().unwrap());
-        dump.machines(resources.as_ref())
+        let mut machines = dump.machines(resources.as_ref());
+        machines.iter_mut().for_each(|loaded| loaded.machine.wake_all());
+        machines
     }
 }
 
