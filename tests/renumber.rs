@@ -62,6 +62,22 @@ fn edk2_numbers_buses_anew_and_finds_the_moved_function_where_its_new_port_leads
 }
 
 #[test]
+fn a_bridge_that_was_reset_gets_the_hardwares_bus_numbers_back() {
+    let mut machine = with_gaps();
+    let topology = topology(&mut machine).unwrap();
+    let plan = Plan::new(&topology)
+        .bus_numbers(BusNumbers::Virtual)
+        .relocate("20:00.0".parse().unwrap(), "10:01.0".parse().unwrap())
+        .unwrap();
+    let mut remapper = plan.build::<8>().unwrap();
+    remapper.note_reset(Host(bdf("00:03.0")));
+    let mut replays = remapper.replays();
+    let writes = replays.next().unwrap().writes(0x1901_8086);
+    let writes: Vec<_> = writes.map(|write| (write.to.to_string(), write.value)).collect();
+    assert_eq!(writes, [("00:03.0 18h".to_owned(), 0x003f_3000)]);
+}
+
+#[test]
 fn with_virtual_bus_numbers_every_configuration_access_is_trapped_once_buses_move() {
     let mut machine = with_gaps();
     let topology = topology(&mut machine).unwrap();

@@ -87,7 +87,9 @@ fn run() -> Result<(), Failure> {
     let (dump, resources) = load(&job.source)?;
     let mut machines = dump.machines(resources.as_ref());
     // Firmware hands a machine over awake; the dump may have been taken while something slept.
-    machines.iter_mut().for_each(|loaded| loaded.machine.wake_all());
+    for loaded in &mut machines {
+        loaded.machine.wake_all();
+    }
     if let Some(missing) = job.segments().find(|number| machines.iter().all(|loaded| loaded.segment != *number)) {
         return Err(Failure::NoSegment(missing));
     }

@@ -46,7 +46,12 @@ impl Touched {
         to: usize,
     ) -> Result<(), TooManyRules> {
         self.leads = Some((from, to));
-        self.rules.keep(type1::BUS_NUMBERS, !0, !0, function.header(type1::BUS_NUMBERS))?;
+        let numbers = function.header(type1::BUS_NUMBERS);
+        self.rules.keep(type1::BUS_NUMBERS, !0, !0, numbers)?;
+        if self.restores.is_empty() {
+            // The guest brings back all else.
+            self.restore(type1::BUS_NUMBERS, !0, numbers);
+        }
         self.rules.set_off(type1::BUS_NUMBERS, Effect::BusNumbers)
     }
 

@@ -35,7 +35,9 @@ impl Folder {
         let resources = self.resources_file().map(|file| fs::read_to_string(file).unwrap());
         let resources: Option<Resources> = resources.map(|text| text.parse().unwrap());
         let mut machines = dump.machines(resources.as_ref());
-        machines.iter_mut().for_each(|loaded| loaded.machine.wake_all());
+        for loaded in &mut machines {
+            loaded.machine.wake_all();
+        }
         machines
     }
 }
