@@ -6,7 +6,7 @@ use pci_remap::sim::guest::{Kind, boot};
 use pci_remap::sim::machine::{Blueprint, Builder, Machine, Windows, signature};
 use pci_remap::sim::vm::{Vm, topology};
 use pci_remap::spec::bar::BarKind;
-use pci_remap::{Bdf, Guest, Host, Plan, Span};
+use pci_remap::{Bdf, Guest, Host, Plan, Span, Topology};
 
 fn bdf(text: &str) -> Bdf {
     text.parse().unwrap()
@@ -29,14 +29,17 @@ fn with_gaps() -> Machine {
         .unwrap()
 }
 
+/// 20:00.0 at 10:01.0, whatever numbers the buses get.
+fn nic_moved<const N: usize>(topology: &Topology<N>) -> Plan<'_> {
+    let plan = Plan::new(topology).bus_numbers(BusNumbers::Virtual);
+    plan.relocate("20:00.0".parse().unwrap(), "10:01.0".parse().unwrap()).unwrap()
+}
+
 #[test]
 fn edk2_numbers_buses_anew_and_finds_the_moved_function_where_its_new_port_leads() {
     let mut machine = with_gaps();
     let topology = topology(&mut machine).unwrap();
-    let plan = Plan::new(&topology)
-        .bus_numbers(BusNumbers::Virtual)
-        .relocate("20:00.0".parse().unwrap(), "10:01.0".parse().unwrap())
-        .unwrap();
+    let plan = nic_moved(&topology);
     let mut vm = Vm::start(machine, &plan).unwrap();
 
     let tree = boot(Kind::Edk2, &mut vm).tree;
@@ -65,10 +68,7 @@ fn edk2_numbers_buses_anew_and_finds_the_moved_function_where_its_new_port_leads
 fn a_bridge_that_was_reset_gets_the_hardwares_bus_numbers_back() {
     let mut machine = with_gaps();
     let topology = topology(&mut machine).unwrap();
-    let plan = Plan::new(&topology)
-        .bus_numbers(BusNumbers::Virtual)
-        .relocate("20:00.0".parse().unwrap(), "10:01.0".parse().unwrap())
-        .unwrap();
+    let plan = nic_moved(&topology);
     let mut remapper = plan.build::<8>().unwrap();
     remapper.note_reset(Host(bdf("00:03.0")));
     let mut replays = remapper.replays();
@@ -81,10 +81,7 @@ fn a_bridge_that_was_reset_gets_the_hardwares_bus_numbers_back() {
 fn with_virtual_bus_numbers_every_configuration_access_is_trapped_once_buses_move() {
     let mut machine = with_gaps();
     let topology = topology(&mut machine).unwrap();
-    let plan = Plan::new(&topology)
-        .bus_numbers(BusNumbers::Virtual)
-        .relocate("20:00.0".parse().unwrap(), "10:01.0".parse().unwrap())
-        .unwrap();
+    let plan = nic_moved(&topology);
     let vm = Vm::start(machine, &plan).unwrap();
     let all: Vec<_> = vm.remapper().traps().map(|range| (range.first.to_string(), range.last.to_string())).collect();
     assert_eq!(all, [("00:00.0".into(), "ff:1f.7".into())]);

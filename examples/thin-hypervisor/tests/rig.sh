@@ -32,10 +32,11 @@ need() {
 # What apt is told: nothing, or where backports are, which the machine itself need not know.
 apt=()
 from_backports() {
-    local state=$cache/backports release
+    local state=$cache/backports release mirror
     release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' "Codename: $release" | sed -n 1p)
     mkdir -p "$state"/lists/partial "$state"/archives/partial
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $release-backports main" \
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $release-backports main" \
         >"$state/sources"
     apt=(-o "Dir::Etc::SourceList=$state/sources" -o Dir::Etc::SourceParts=- -o "Dir::State::Lists=$state/lists" -o "Dir::Cache=$state")
     apt-get "${apt[@]}" update -qq
