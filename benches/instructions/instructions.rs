@@ -79,7 +79,7 @@ fn write_bar(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("size", 122))]
+#[library_benchmark(config = at_most("size", 130))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn size_bar(mut exits: Exits) -> Exits {
     let bar = black_box(exits.bar());
@@ -96,7 +96,7 @@ fn read_by_ports(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("enable", 2000))]
+#[library_benchmark(config = at_most("enable", 2100))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn enable_decoding(mut exits: Exits) -> Exits {
     let command = black_box(exits.command());
@@ -104,7 +104,7 @@ fn enable_decoding(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("disable", 1650))]
+#[library_benchmark(config = at_most("disable", 1750))]
 #[benches::of(args = [1, 16, 64], setup = decoding)]
 fn disable_decoding(mut exits: Exits) -> Exits {
     let command = black_box(exits.command());
