@@ -2,6 +2,7 @@
 
 use super::Remapper;
 use super::lists::room_of;
+use super::reason::Reason;
 use super::rule::{Effect, TooManyRules};
 use super::touched::Touched;
 use crate::access::{Access, Dword, Lanes};
@@ -62,14 +63,15 @@ impl Touched {
         if !express.has_second_set() {
             return Ok(());
         }
+        let mut rules = self.rules.because(Reason::Way);
         if let Some(dword) = express.dword.plus(express::DEVICE_CAPABILITIES_2) {
             let supported = if is_supported { express::ARI_FORWARDING_SUPPORTED } else { 0 };
-            self.rules.fix(dword, express::ARI_FORWARDING_SUPPORTED, supported)?;
+            rules.fix(dword, express::ARI_FORWARDING_SUPPORTED, supported)?;
         }
         if let Some(dword) = express.dword.plus(express::DEVICE_CONTROL_2) {
             let control = express.register(express::DEVICE_CONTROL_2);
             let enable = express::ARI_FORWARDING_ENABLE;
-            self.keep_in_hardware(dword, enable, enable, control)?;
+            rules.keep_in_hardware(dword, enable, enable, control)?;
         }
         Ok(())
     }
@@ -77,10 +79,11 @@ impl Touched {
     /// An Upstream Port has no slot and no Root registers.
     fn show_upstream_port(&mut self, express: &Express) -> Result<(), TooManyRules> {
         let type_and_slot = express::PORT_TYPE | express::SLOT_IMPLEMENTED;
-        self.rules.fix(express.dword, type_and_slot, express::UPSTREAM_PORT)?;
+        let mut rules = self.rules.because(Reason::Way);
+        rules.fix(express.dword, type_and_slot, express::UPSTREAM_PORT)?;
         if let Some(slot) = express.dword.plus(express::SLOT_CAPABILITIES) {
             // Slot Capabilities to Root Status.
-            self.rules.zero(slot, 4);
+            rules.zero(slot, 4)?;
         }
         self.show_ari(express, false)
     }
@@ -88,13 +91,13 @@ impl Touched {
     /// The PCI-X Capability stands where PCI Express was; the rest of it reads zero. Extended configuration space is
     /// that of a port, and has nothing a PCI-X bridge would have.
     fn show_pci_x_bridge(&mut self, function: &Function, express: &Express) -> Result<(), TooManyRules> {
-        self.rules.fix(express.dword, 0xffff_00ff, CapabilityId::PCI_X.0.into())?;
+        let mut rules = self.rules.because(Reason::Way);
+        rules.fix(express.dword, 0xffff_00ff, CapabilityId::PCI_X.0.into())?;
         if let Some(status) = express.dword.plus(pci_x::BRIDGE_STATUS) {
-            self.rules.zero(status, room_of(function, express.dword).saturating_sub(1));
-            self.rules.fix(status, !0, pci_x::MODE_2)?;
+            rules.zero(status, room_of(function, express.dword).saturating_sub(1))?;
+            rules.fix(status, !0, pci_x::MODE_2)?;
         }
-        self.rules.zero(header::EXTENDED, Dword::COUNT.saturating_sub(header::EXTENDED.index()));
-        Ok(())
+        rules.zero(header::EXTENDED, Dword::COUNT.saturating_sub(header::EXTENDED.index()))
     }
 
     /// Nothing is wired behind the port: the link shows as trained, or Linux gives up what it finds behind it
@@ -102,17 +105,18 @@ impl Touched {
     pub(super) fn pretend_link(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
         // What the port does to the empty bus matters to nobody; a reset would reset nothing.
         let control = port.function.header(type1::BRIDGE_CONTROL);
-        self.rules.keep(type1::BRIDGE_CONTROL, 0xffff_00ff, 0x0fff_00ff, control)?;
+        self.rules.because(Reason::EmptyLink).keep(type1::BRIDGE_CONTROL, 0xffff_00ff, 0x0fff_00ff, control)?;
         if let Some(real) = port.reset_by {
             let control = real.header(type1::BRIDGE_CONTROL) & 0xffff_0000 & !type1::SECONDARY_BUS_RESET;
             self.bus_reset = Some(BusReset { bridge: real.bdf().0, control, bus: port.bridge.secondary });
-            self.rules.set_off(type1::BRIDGE_CONTROL, Effect::SecondaryBusReset)?;
+            self.rules.because(Reason::BusReset).set_off(type1::BRIDGE_CONTROL, Effect::SecondaryBusReset)?;
         }
         let Some(express) = port.function.express() else { return Ok(()) };
-        self.rules.fix(express.dword, express::SLOT_IMPLEMENTED, 0)?;
+        let mut rules = self.rules.because(Reason::EmptyLink);
+        rules.fix(express.dword, express::SLOT_IMPLEMENTED, 0)?;
         let capabilities = express.register(express::LINK_CAPABILITIES);
         if let Some(dword) = express.dword.plus(express::LINK_CAPABILITIES) {
-            self.rules.fix(dword, express::LINK_BANDWIDTH_NOTIFICATION, 0)?;
+            rules.fix(dword, express::LINK_BANDWIDTH_NOTIFICATION, 0)?;
         }
         if let Some(dword) = express.dword.plus(express::LINK_CONTROL) {
             let active = if capabilities & express::LINK_ACTIVE_REPORTING == 0 { 0 } else { express::LINK_ACTIVE };
@@ -122,7 +126,7 @@ impl Touched {
                 | express::LINK_TRAINING
                 | express::SPEED_AND_WIDTH << 16
                 | express::RETRAIN_LINK;
-            self.rules.fix(dword, state, active | best)?;
+            rules.fix(dword, state, active | best)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! makes it with the port it sees, but the wire leads to another. So the guest finds what agrees with its port, its
 //! choices stay here, and hardware keeps what firmware agreed with the real port.
 
+use super::reason::Reason;
 use super::rule::TooManyRules;
 use super::touched::Touched;
 use crate::access::Dword;
@@ -61,7 +62,8 @@ impl Touched {
         }
         let control = at(express, express::DEVICE_CONTROL);
         let own = express.register(express::DEVICE_CONTROL);
-        self.keep_in_hardware(control, express::ERROR_REPORTING, express::ERROR_REPORTING, own)
+        let (errors, mut rules) = (express::ERROR_REPORTING, self.rules.because(Reason::ErrorReporting));
+        rules.keep_in_hardware(control, errors, errors, own)
     }
 
     /// A payload above what the real port takes is a malformed TLP, a fatal error. With the Max_Payload_Size of the port
@@ -70,19 +72,20 @@ impl Touched {
         let control = at(express, express::DEVICE_CONTROL);
         let own = express.register(express::DEVICE_CONTROL);
         let shown = port.map_or(own, |port| port.register(express::DEVICE_CONTROL)) & express::MAX_PAYLOAD_SIZE;
-        self.rules.keep(control, express::MAX_PAYLOAD_SIZE, express::MAX_PAYLOAD_SIZE, shown)?;
-        self.rules.hold(control, own & express::MAX_PAYLOAD_SIZE)?;
+        let mut rules = self.rules.because(Reason::PayloadSize);
+        rules.keep(control, express::MAX_PAYLOAD_SIZE, express::MAX_PAYLOAD_SIZE, shown)?;
+        rules.hold(control, own & express::MAX_PAYLOAD_SIZE)?;
         // Phantom Functions would be requesters nobody knows.
-        self.rules.fix(control, express::PHANTOM_FUNCTIONS_ENABLE, 0)?;
+        rules.fix(control, express::PHANTOM_FUNCTIONS_ENABLE, 0)?;
 
         let capabilities = at(express, express::DEVICE_CAPABILITIES);
         let own = express.register(express::DEVICE_CAPABILITIES) & express::MAX_PAYLOAD_SIZE_SUPPORTED;
         let supported = own.max(shown >> 5);
-        self.rules.fix(capabilities, express::MAX_PAYLOAD_SIZE_SUPPORTED | express::PHANTOM_FUNCTIONS, supported)?;
+        rules.fix(capabilities, express::MAX_PAYLOAD_SIZE_SUPPORTED | express::PHANTOM_FUNCTIONS, supported)?;
         // Without a limit of its own, and with Role-Based Error Reporting, it has no say in the ASPM of the link the guest
         // sees above it (`pcie_aspm_check_latency`, `pcie_aspm_sanity_check`).
         let no_say = express::ACCEPTABLE_LATENCIES | express::ROLE_BASED_ERROR_REPORTING;
-        self.rules.fix(capabilities, no_say, no_say)
+        rules.fix(capabilities, no_say, no_say)
     }
 
     /// LTR, OBFF, ten-bit tags, ARI, IDO, AtomicOps: whether the other end, or all of the way up, takes them.
@@ -92,19 +95,21 @@ impl Touched {
             | express::TEN_BIT_TAGS_SUPPORTED
             | express::OBFF_SUPPORTED
             | express::FRS_SUPPORTED;
-        self.rules.fix(at(express, express::DEVICE_CAPABILITIES_2), offers, 0)?;
+        let mut rules = self.rules.because(Reason::WayUp);
+        rules.fix(at(express, express::DEVICE_CAPABILITIES_2), offers, 0)?;
         let control = at(express, express::DEVICE_CONTROL_2);
         let writable = express::ATOMIC_OP_REQUESTER_ENABLE | express::ID_BASED_ORDERING;
         let own = express.register(express::DEVICE_CONTROL_2);
-        self.keep_in_hardware(control, express::AGREEMENTS_2, writable, own)
+        rules.keep_in_hardware(control, express::AGREEMENTS_2, writable, own)
     }
 
     /// On a root bus there is no port above: a Root Complex Integrated Endpoint, which has no Link registers (7.5.3.2).
     fn show_without_link(&mut self, express: &Express) -> Result<(), TooManyRules> {
-        self.rules.fix(express.dword, express::PORT_TYPE, express::ROOT_COMPLEX_INTEGRATED_ENDPOINT)?;
-        self.rules.zero(at(express, express::LINK_CAPABILITIES), 2);
+        let mut rules = self.rules.because(Reason::NoLink);
+        rules.fix(express.dword, express::PORT_TYPE, express::ROOT_COMPLEX_INTEGRATED_ENDPOINT)?;
+        rules.zero(at(express, express::LINK_CAPABILITIES), 2)?;
         if express.has_second_set() {
-            self.rules.zero(at(express, express::LINK_CAPABILITIES_2), 2);
+            rules.zero(at(express, express::LINK_CAPABILITIES_2), 2)?;
         }
         Ok(())
     }
@@ -113,31 +118,20 @@ impl Touched {
     /// the clock configuration is the port's, so that it retrains nothing (`pcie_aspm_configure_common_clock`).
     fn keep_link(&mut self, express: &Express, port: Option<&Express>) -> Result<(), TooManyRules> {
         let offers = express::ASPM_SUPPORT | express::CLOCK_POWER_MANAGEMENT;
-        self.rules.fix(at(express, express::LINK_CAPABILITIES), offers, 0)?;
+        let mut rules = self.rules.because(Reason::Link);
+        rules.fix(at(express, express::LINK_CAPABILITIES), offers, 0)?;
         let own = express.register(express::LINK_CONTROL);
         let clocks = port.map_or(own, |port| port.register(express::LINK_CONTROL));
         let control = at(express, express::LINK_CONTROL);
         let shown = own & express::READ_COMPLETION_BOUNDARY | clocks & express::COMMON_CLOCK_CONFIGURATION;
-        self.rules.keep(control, 0xffff, express::LINK_CHOICES, shown)?;
-        self.rules.hold(control, own & 0xffff)?;
-        self.rules.fix(control, express::SLOT_CLOCK_CONFIGURATION, clocks)?;
+        rules.keep(control, 0xffff, express::LINK_CHOICES, shown)?;
+        rules.hold(control, own & 0xffff)?;
+        rules.fix(control, express::SLOT_CLOCK_CONFIGURATION, clocks)?;
         if !express.has_second_set() {
             return Ok(());
         }
         let own = express.register(express::LINK_CONTROL_2);
-        self.keep_in_hardware(at(express, express::LINK_CONTROL_2), 0xffff, 0xffff, own)
-    }
-
-    /// The bits of `mask` are the guest's as far as they are writable, starting as hardware's, and stay `own` in hardware.
-    pub(super) fn keep_in_hardware(
-        &mut self,
-        dword: Dword,
-        mask: u32,
-        writable: u32,
-        own: u32,
-    ) -> Result<(), TooManyRules> {
-        self.rules.keep(dword, mask, writable, own & writable)?;
-        self.rules.hold(dword, own & mask)
+        rules.keep_in_hardware(at(express, express::LINK_CONTROL_2), 0xffff, 0xffff, own)
     }
 }
 

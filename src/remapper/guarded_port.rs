@@ -2,6 +2,7 @@
 //! reach the function that left is not the guest's to change. And those of the functions left behind, on the same link.
 
 use super::port::FORWARDING;
+use super::reason::Reason;
 use super::rule::TooManyRules;
 use super::touched::{Touched, low};
 use crate::plan::Role;
@@ -10,8 +11,9 @@ use crate::topology::{Bridge, Express, Function};
 
 impl Touched {
     pub(super) fn guard_port(&mut self, function: &Function, bridge: Bridge) -> Result<(), TooManyRules> {
-        self.rules.keep(header::COMMAND, low(FORWARDING), low(FORWARDING), function.header(header::COMMAND))?;
-        self.rules.hold(header::COMMAND, low(FORWARDING))?;
+        let mut rules = self.rules.because(Reason::Forwarding);
+        rules.keep(header::COMMAND, low(FORWARDING), low(FORWARDING), function.header(header::COMMAND))?;
+        rules.hold(header::COMMAND, low(FORWARDING))?;
         self.keep_routing(function)?;
         // Windows firmware left closed lead to nothing that left: the guest may open them for what stays.
         if bridge.io.is_some() {
@@ -35,11 +37,13 @@ impl Touched {
     /// link agreed on stay as they are. What is not on is not offered, so that no function behind it is told to use it.
     fn guard_express(&mut self, express: &Express) -> Result<(), TooManyRules> {
         let at = |register| express.dword.plus(register);
-        self.rules.fix(express.dword, express::SLOT_IMPLEMENTED, 0)?;
-        self.rules.zero(express.dword.plus(express::SLOT_CAPABILITIES).unwrap_or(express.dword), 2);
+        let mut rules = self.rules.because(Reason::NoSlot);
+        rules.fix(express.dword, express::SLOT_IMPLEMENTED, 0)?;
+        rules.zero(express.dword.plus(express::SLOT_CAPABILITIES).unwrap_or(express.dword), 2)?;
         if let Some(dword) = at(express::DEVICE_CONTROL) {
             let control = express.register(express::DEVICE_CONTROL);
-            self.keep_in_hardware(dword, express::MAX_PAYLOAD_SIZE, express::MAX_PAYLOAD_SIZE, control)?;
+            let (payload, mut rules) = (express::MAX_PAYLOAD_SIZE, self.rules.because(Reason::PayloadSize));
+            rules.keep_in_hardware(dword, payload, payload, control)?;
         }
         if let (Some(offer), Some(dword), true) =
             (at(express::DEVICE_CAPABILITIES_2), at(express::DEVICE_CONTROL_2), express.has_second_set())
@@ -49,8 +53,9 @@ impl Touched {
             let offered = on(express::LTR_ENABLE, express::LTR_SUPPORTED)
                 | on(express::ARI_FORWARDING_ENABLE, express::ARI_FORWARDING_SUPPORTED);
             let all = express::LTR_SUPPORTED | express::ARI_FORWARDING_SUPPORTED | express::OBFF_SUPPORTED;
-            self.rules.fix(offer, all, offered)?;
-            self.rules.keep(dword, 0xffff, 0xffff, control)?;
+            let mut rules = self.rules.because(Reason::WayUp);
+            rules.fix(offer, all, offered)?;
+            rules.keep(dword, 0xffff, 0xffff, control)?;
         }
         self.freeze_link(express)
     }
@@ -64,20 +69,21 @@ impl Touched {
     /// activity and bandwidth, on which Linux retrains it (`pcie_failed_link_retrain`, `pcie_bwctrl`), and no control.
     fn freeze_link(&mut self, express: &Express) -> Result<(), TooManyRules> {
         let at = |register| express.dword.plus(register);
+        let mut rules = self.rules.because(Reason::Link);
         if let Some(dword) = at(express::LINK_CAPABILITIES) {
             let mask = express::ASPM_SUPPORT
                 | express::CLOCK_POWER_MANAGEMENT
                 | express::LINK_ACTIVE_REPORTING
                 | express::LINK_BANDWIDTH_NOTIFICATION;
-            self.rules.fix(dword, mask, 0)?;
+            rules.fix(dword, mask, 0)?;
         }
         if let Some(dword) = at(express::LINK_CONTROL) {
             let control = express.register(express::LINK_CONTROL);
-            self.rules.keep(dword, 0xffff, 0xffff & !express::RETRAIN_LINK, control)?;
-            self.rules.fix(dword, express::LINK_EVENTS | express::LINK_ACTIVE, 0)?;
+            rules.keep(dword, 0xffff, 0xffff & !express::RETRAIN_LINK, control)?;
+            rules.fix(dword, express::LINK_EVENTS | express::LINK_ACTIVE, 0)?;
         }
         match at(express::LINK_CONTROL_2).filter(|_| express.has_second_set()) {
-            Some(dword) => self.rules.keep(dword, 0xffff, 0xffff, express.register(express::LINK_CONTROL_2)),
+            Some(dword) => rules.keep(dword, 0xffff, 0xffff, express.register(express::LINK_CONTROL_2)),
             None => Ok(()),
         }
     }

@@ -2,7 +2,7 @@
 
 use heapless::Vec;
 
-use crate::address::{Bdf, Guest};
+use crate::address::{Bdf, Guest, Host};
 
 /// What is at a guest address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +140,17 @@ impl<const B: usize> Index<B> {
         match self.buses.iter().position(|bus| bus.host == host) {
             Some(place) => (0..=u8::MAX).find(|number| usize::from(self.way(*number)).checked_sub(1) == Some(place)),
             None => Some(host).filter(|number| self.way(*number) == 0),
+        }
+    }
+
+    /// Where the hardware has what the guest means by an address; `None` when no bridge leads to the bus.
+    pub(super) fn on_hardware(&self, function: Guest<Bdf>) -> Option<Host<Bdf>> {
+        match self.way(function.0.bus()) {
+            0 => Some(Host(function.0)),
+            way => {
+                let bus = self.buses.get(usize::from(way).wrapping_sub(1))?;
+                Some(Host(function.0.on_bus(bus.host)))
+            }
         }
     }
 

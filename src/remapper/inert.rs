@@ -1,6 +1,7 @@
 //! A function that is all ours: it keeps an address occupied, and siblings reachable that are looked for only behind a
 //! function 0.
 
+use super::reason::Reason;
 use super::rule::TooManyRules;
 use super::touched::{Touched, low};
 use crate::access::Dword;
@@ -27,8 +28,8 @@ impl Touched {
         let has_siblings = plan.has_siblings(Guest(function.bdf().0));
         let mut inert = Self::staying(function);
         inert.is_inert = true;
-        let rules = &mut inert.rules;
-        rules.zero(header::ID, Dword::COUNT);
+        let mut rules = inert.rules.because(Reason::Inert);
+        rules.zero(header::ID, Dword::COUNT)?;
         rules.fix(header::ID, !0, NO_DEVICE | function.id() & 0xffff)?;
         rules.fix(header::CLASS, !0, NO_CLASS)?;
         rules.fix(header::HEADER_TYPE, !0, if has_siblings { header::MULTI_FUNCTION } else { 0 })?;
@@ -39,7 +40,7 @@ impl Touched {
         let bars = function.bars().filter(|bar| bar.kind() != BarKind::Rom && is_reached(plan, function.bdf(), bar));
         for bar in bars {
             let address = bar.span().map_or(0, |Host(span)| span.start());
-            inert.keep_address(bar.dword(function.header_type()), bar.kind(), bar.size(), address)?;
+            inert.keep_address(Reason::Inert, bar.dword(function.header_type()), bar.kind(), bar.size(), address)?;
         }
         if let Some(express) = function.express() {
             inert.imitate_express(express)?;
@@ -70,14 +71,15 @@ impl Touched {
             (express::LINK_CAPABILITIES_2, 0, own(express::LINK_CAPABILITIES_2)),
             (express::LINK_CONTROL_2, 0xffff, own(express::LINK_CONTROL_2)),
         ];
+        let mut rules = self.rules.because(Reason::Inert);
         for (register, writable, value) in registers {
             if let Some(dword) = EXPRESS.plus(register) {
-                self.rules.keep(dword, !0, writable, value)?;
+                rules.keep(dword, !0, writable, value)?;
             }
         }
-        self.rules.fix(header::CAPABILITIES_POINTER, 0xff, EXPRESS.offset().into())?;
+        rules.fix(header::CAPABILITIES_POINTER, 0xff, EXPRESS.offset().into())?;
         let has_list = u32::from(Status::CAPABILITIES_LIST.bits()) << 16;
-        self.rules.fix(header::COMMAND, has_list, has_list)
+        rules.fix(header::COMMAND, has_list, has_list)
     }
 }
 

@@ -1,14 +1,16 @@
 //! Hiding capabilities: the entry before a hidden one points past it, and its registers read zero.
 
+use super::reason::Reason;
 use super::rule::{Rules, TooManyRules};
 use crate::access::Dword;
 use crate::spec::capability::{CapabilityId, EXTENDED_NEXT, ExtendedCapabilityId, NEXT};
 use crate::spec::header::{self, Status};
 use crate::topology::Function;
 
-/// Hides all capabilities `is_hidden` names. The list stays well formed, and ends where the host's was cut.
+/// Hides all capabilities `is_hidden` names, for a reason. The list stays well formed, and ends where the host's was cut.
 pub(super) fn hide_capabilities(
     rules: &mut Rules,
+    reason: Reason,
     function: &Function,
     is_hidden: impl Fn(CapabilityId) -> bool,
 ) -> Result<(), TooManyRules> {
@@ -21,7 +23,8 @@ pub(super) fn hide_capabilities(
     let mut is_empty = true;
     for entry in list {
         if is_hidden(entry.id) {
-            rules.zero(entry.dword, within(entry.dwords, entry.dword, list.iter().map(|other| other.dword)));
+            let dwords = within(entry.dwords, entry.dword, list.iter().map(|other| other.dword));
+            rules.because(reason).zero(entry.dword, dwords)?;
         } else {
             point(rules, pointer, entry.dword.offset())?;
             pointer = (entry.dword, NEXT.trailing_zeros());
@@ -30,19 +33,22 @@ pub(super) fn hide_capabilities(
     }
     point(rules, pointer, 0)?;
     if is_empty {
-        rules.fix(header::COMMAND, u32::from(Status::CAPABILITIES_LIST.bits()) << 16, 0)?;
+        let list = u32::from(Status::CAPABILITIES_LIST.bits()) << 16;
+        rules.because(Reason::CapabilityList).fix(header::COMMAND, list, 0)?;
     }
     Ok(())
 }
 
 fn point(rules: &mut Rules, (dword, shift): (Dword, u32), to: u16) -> Result<(), TooManyRules> {
-    rules.fix(dword, 0xff_u32.wrapping_shl(shift), u32::from(to).wrapping_shl(shift))
+    let (mask, value) = (0xff_u32.wrapping_shl(shift), u32::from(to).wrapping_shl(shift));
+    rules.because(Reason::CapabilityList).fix(dword, mask, value)
 }
 
-/// Hides all extended capabilities `is_hidden` names. The list starts at 100h, so a hidden entry there becomes a null
+/// Hides all extended capabilities `is_hidden` names, for a reason. The list starts at 100h, so a hidden entry there becomes a null
 /// capability that keeps its pointer (7.6.3: ID and version zero).
 pub(super) fn hide_extended_capabilities(
     rules: &mut Rules,
+    reason: Reason,
     function: &Function,
     is_hidden: impl Fn(ExtendedCapabilityId) -> bool,
 ) -> Result<(), TooManyRules> {
@@ -53,9 +59,10 @@ pub(super) fn hide_extended_capabilities(
     let mut last_visible = header::EXTENDED;
     for entry in list {
         if is_hidden(entry.id) {
-            rules.zero(entry.dword, within(entry.dwords, entry.dword, list.iter().map(|other| other.dword)));
+            let dwords = within(entry.dwords, entry.dword, list.iter().map(|other| other.dword));
+            rules.because(reason).zero(entry.dword, dwords)?;
             if entry.dword == header::EXTENDED {
-                rules.fix(header::EXTENDED, !0, 0)?;
+                rules.because(reason).fix(header::EXTENDED, !0, 0)?;
             }
         } else {
             if entry.dword != header::EXTENDED {
@@ -68,7 +75,7 @@ pub(super) fn hide_extended_capabilities(
 }
 
 fn point_extended(rules: &mut Rules, from: Dword, to: u16) -> Result<(), TooManyRules> {
-    rules.fix(from, EXTENDED_NEXT, u32::from(to) << 20)
+    rules.because(Reason::CapabilityList).fix(from, EXTENDED_NEXT, u32::from(to) << 20)
 }
 
 /// Everything after the header that belongs to no capability which is shown reads zero.
@@ -77,7 +84,7 @@ pub(super) fn hide_what_is_unknown(
     function: &Function,
     is_shown: impl Fn(CapabilityId) -> bool,
     is_shown_extended: impl Fn(ExtendedCapabilityId) -> bool,
-) {
+) -> Result<(), TooManyRules> {
     let (list, extended) = (function.capabilities(), function.extended_capabilities());
     let starts = || list.iter().map(|entry| entry.dword).chain(extended.iter().map(|entry| entry.dword));
     let shown = list.iter().filter(|entry| is_shown(entry.id)).map(|entry| (entry.dword, entry.dwords));
@@ -91,9 +98,10 @@ pub(super) fn hide_what_is_unknown(
             offset.is_some_and(|offset| offset < within(dwords, first, starts()))
         });
         if !is_known {
-            rules.zero_untreated(dword);
+            rules.because(Reason::Unknown).zero_untreated(dword)?;
         }
     }
+    Ok(())
 }
 
 /// Number of DWORDs of the capability that starts here, as far as no other starts in it.

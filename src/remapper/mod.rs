@@ -3,6 +3,7 @@
 mod area;
 mod build;
 mod destination_port;
+mod explain;
 mod express;
 mod guarded_port;
 mod index;
@@ -11,13 +12,16 @@ mod lists;
 mod moved;
 mod pending;
 mod port;
+mod reason;
 mod replay;
 mod routing;
 mod rule;
 mod touched;
 mod window;
 
+pub use explain::{Absence, Explanation, Found, Register};
 pub use pending::{MapDelta, WriteOutcome};
+pub use reason::Reason;
 pub use replay::{Replay, Replays};
 
 use heapless::Vec;

@@ -1,6 +1,7 @@
 //! The rules of a function the guest finds at another address.
 
 use super::lists::{hide_capabilities, hide_extended_capabilities, hide_what_is_unknown};
+use super::reason::Reason;
 use super::rule::{Effect, TooManyRules};
 use super::touched::{Touched, low};
 use super::window::{Trapped, table_pages};
@@ -28,7 +29,7 @@ impl Touched {
         for bar in function.bars() {
             moved.show_bar(plan, places, index, relocation, function, bar)?;
         }
-        moved.fill_empty_bars(function);
+        moved.fill_empty_bars(function)?;
         moved.restore_bars(function);
         moved.take_express(plan, relocation, function)?;
         moved.take_command(function, relocation)?;
@@ -36,18 +37,19 @@ impl Touched {
         moved.offer_only_this_size(function)?;
         let rules = &mut moved.rules;
         // 7.5.1.1.10: starting a self-test may reset the function.
-        rules.fix(header::HEADER_TYPE, 0xff00_0000, 0)?;
+        rules.because(Reason::SelfTest).fix(header::HEADER_TYPE, 0xff00_0000, 0)?;
         let pin = relocation.interrupt_pin.map_or(0, |pin| pin as u32) << 8;
         let line = function.header(header::INTERRUPT) & 0xff;
-        rules.keep(header::INTERRUPT, 0xffff, 0xff, pin | line)?;
-        hide_capabilities(rules, function, |id| is_hidden(relocation, id))?;
+        rules.because(Reason::InterruptPin).keep(header::INTERRUPT, 0xffff, 0xff, pin | line)?;
+        let hidden = Reason::HiddenCapability;
+        hide_capabilities(rules, hidden, function, |id| is_hidden(relocation, id))?;
         let names_next = plan.next_in_chain(relocation.guest).is_some();
         let is_hidden_extended =
             |id| is_hidden_extended(relocation, id) && !(names_next && id == ExtendedCapabilityId::ARI);
-        hide_extended_capabilities(rules, function, is_hidden_extended)?;
+        hide_extended_capabilities(rules, hidden, function, is_hidden_extended)?;
         if relocation.policy == Policy::Strict {
             let is_shown = |id| !is_hidden(relocation, id);
-            hide_what_is_unknown(rules, function, is_shown, |id| !is_hidden_extended(id));
+            hide_what_is_unknown(rules, function, is_shown, |id| !is_hidden_extended(id))?;
         }
         Ok(moved)
     }
@@ -91,7 +93,7 @@ impl Touched {
                 [resizable_bar::capability(bar), resizable_bar::control(bar)].into_iter().zip(shown)
             {
                 if let Some(dword) = resizable.dword.plus(register) {
-                    self.rules.fix(dword, !0, value)?;
+                    self.rules.because(Reason::ResizableBar).fix(dword, !0, value)?;
                 }
             }
         }
@@ -113,15 +115,17 @@ impl Touched {
         };
         self.prepare(header::COMMAND, low(start), low(start), low(function.command()));
         let both = low(Command::MEMORY_SPACE_ENABLE | Command::IO_SPACE_ENABLE);
-        self.rules.keep(header::COMMAND, both, low(decoding), low(start))?;
-        self.rules.hold(header::COMMAND, low(decoding))?;
+        let mut rules = self.rules.because(Reason::DecodeEnables);
+        rules.keep(header::COMMAND, both, low(decoding), low(start))?;
+        rules.hold(header::COMMAND, low(decoding))?;
         // 7.5.1.1.3: SERR# Enable reports errors too, whatever Device Control says.
         let kept = if relocation.errors == ErrorReporting::Pass { Command::empty() } else { Command::SERR_ENABLE };
         let own = function.command() & kept;
-        self.rules.keep(header::COMMAND, low(kept), low(kept), low(own))?;
-        self.rules.hold(header::COMMAND, low(own))?;
+        rules.keep(header::COMMAND, low(kept), low(kept), low(own))?;
+        rules.hold(header::COMMAND, low(own))?;
+        rules.set_off(header::COMMAND, Effect::Decoding)?;
         self.restore(header::COMMAND, 0xffff, low(decoding | own));
-        self.rules.set_off(header::COMMAND, Effect::Decoding)
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The rules of a bridge something left or moved behind.
 
 use super::lists::{hide_capabilities, hide_extended_capabilities};
+use super::reason::Reason;
 use super::rule::{Effect, TooManyRules};
 use super::touched::{Touched, low};
 use crate::access::Dword;
@@ -32,8 +33,9 @@ impl Touched {
             touched.show_way(way, port.function, express)?;
         }
         if port.role != Role::Vacant {
-            hide_capabilities(&mut touched.rules, port.function, |id| is_hidden(port, id))?;
-            hide_extended_capabilities(&mut touched.rules, port.function, |id| is_hidden_extended(port, id))?;
+            let (rules, hidden) = (&mut touched.rules, Reason::HiddenService);
+            hide_capabilities(rules, hidden, port.function, |id| is_hidden(port, id))?;
+            hide_extended_capabilities(rules, hidden, port.function, |id| is_hidden_extended(port, id))?;
         }
         Ok(touched)
     }
@@ -47,12 +49,14 @@ impl Touched {
     ) -> Result<(), TooManyRules> {
         self.leads = Some((from, to));
         let numbers = function.header(type1::BUS_NUMBERS);
-        self.rules.keep(type1::BUS_NUMBERS, !0, !0, numbers)?;
+        let mut rules = self.rules.because(Reason::BusNumbers);
+        rules.keep(type1::BUS_NUMBERS, !0, !0, numbers)?;
+        rules.set_off(type1::BUS_NUMBERS, Effect::BusNumbers)?;
         if self.restores.is_empty() {
             // The guest brings back all else.
             self.restore(type1::BUS_NUMBERS, !0, numbers);
         }
-        self.rules.set_off(type1::BUS_NUMBERS, Effect::BusNumbers)
+        Ok(())
     }
 
     /// Nothing is found behind it any more: a plain PCI-to-PCI bridge, which Linux binds no port services to, starts no
@@ -60,8 +64,8 @@ impl Touched {
     /// windows show as they are, so that nobody is given them, and every write stays here.
     fn show_conventional_bridge(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
         let function = port.function;
-        let rules = &mut self.rules;
-        rules.zero(header::END, Dword::COUNT.saturating_sub(header::END.index()));
+        let mut rules = self.rules.because(Reason::VacantPort);
+        rules.zero(header::END, Dword::COUNT.saturating_sub(header::END.index()))?;
         for dword in [header::ID, header::CLASS] {
             rules.drop_writes(dword, !0)?;
         }
@@ -74,7 +78,7 @@ impl Touched {
         self.keep_io_window(function)?;
         self.keep_memory_window(function)?;
         self.keep_prefetchable_window(function)?;
-        let rules = &mut self.rules;
+        let mut rules = self.rules.because(Reason::VacantPort);
         // 7.5.1.3.7: Secondary Status of a bridge nothing answers behind.
         rules.fix(type1::IO_WINDOW, 0xffff_0000, 0)?;
         rules.keep(header::INTERRUPT, 0xffff, 0xff, function.header(header::INTERRUPT) & 0xff)?;
@@ -86,12 +90,13 @@ impl Touched {
                 rules.show_read_only(ids)?;
             }
         }
-        hide_capabilities(rules, function, |id| id != CapabilityId::SUBSYSTEM_ID)?;
+        let is_service = |id| id != CapabilityId::SUBSYSTEM_ID;
+        hide_capabilities(&mut self.rules, Reason::VacantPort, function, is_service)?;
         for bar in function.bars() {
             self.keep_bar(function.header_type(), bar, bar.span().map_or(0, |Host(span)| span.start()))?;
-            self.rules.drop_writes(bar.dword(function.header_type()), !0)?;
+            self.rules.because(Reason::VacantPort).drop_writes(bar.dword(function.header_type()), !0)?;
         }
-        self.fill_empty_bars(function);
+        self.fill_empty_bars(function)?;
         self.keep_forwarding(function);
         self.silence(function, port.role);
         Ok(())
@@ -99,31 +104,34 @@ impl Touched {
 
     /// Bus numbers and Bridge Control read back what the guest writes, and stay as they are in hardware.
     pub(super) fn keep_routing(&mut self, function: &Function) -> Result<(), TooManyRules> {
-        self.rules.keep(type1::BUS_NUMBERS, !0, !0, function.header(type1::BUS_NUMBERS))?;
+        let mut rules = self.rules.because(Reason::Routing);
+        rules.keep(type1::BUS_NUMBERS, !0, !0, function.header(type1::BUS_NUMBERS))?;
         // 7.5.1.3.13, and the discard timers of conventional bridges in bits 11:8.
-        self.rules.keep(type1::BRIDGE_CONTROL, 0xffff_0000, 0x0fff_0000, function.header(type1::BRIDGE_CONTROL))
+        rules.keep(type1::BRIDGE_CONTROL, 0xffff_0000, 0x0fff_0000, function.header(type1::BRIDGE_CONTROL))
     }
 
     /// 7.5.1.3.6: a window that is not implemented is zero and read-only.
     pub(super) fn keep_io_window(&mut self, function: &Function) -> Result<(), TooManyRules> {
         let io = function.header(type1::IO_WINDOW) & 0xffff;
-        self.rules.keep(type1::IO_WINDOW, 0xffff, if io == 0 { 0 } else { 0xf0f0 }, io)?;
+        let mut rules = self.rules.because(Reason::Routing);
+        rules.keep(type1::IO_WINDOW, 0xffff, if io == 0 { 0 } else { 0xf0f0 }, io)?;
         let upper = if io & 0xf == 1 { !0 } else { 0 };
-        self.rules.keep(type1::IO_UPPER, !0, upper, function.header(type1::IO_UPPER))
+        rules.keep(type1::IO_UPPER, !0, upper, function.header(type1::IO_UPPER))
     }
 
     pub(super) fn keep_memory_window(&mut self, function: &Function) -> Result<(), TooManyRules> {
         let window = function.header(type1::MEMORY_WINDOW) & 0xfff0_fff0;
-        self.rules.keep(type1::MEMORY_WINDOW, !0, 0xfff0_fff0, window)
+        self.rules.because(Reason::Routing).keep(type1::MEMORY_WINDOW, !0, 0xfff0_fff0, window)
     }
 
     pub(super) fn keep_prefetchable_window(&mut self, function: &Function) -> Result<(), TooManyRules> {
         let window = function.header(type1::PREFETCHABLE_WINDOW);
         let writable = if window == 0 { 0 } else { 0xfff0_fff0 };
-        self.rules.keep(type1::PREFETCHABLE_WINDOW, !0, writable, window)?;
+        let mut rules = self.rules.because(Reason::Routing);
+        rules.keep(type1::PREFETCHABLE_WINDOW, !0, writable, window)?;
         let upper = if window & 0xf == 1 { !0 } else { 0 };
         for dword in [type1::PREFETCHABLE_BASE_UPPER, type1::PREFETCHABLE_LIMIT_UPPER] {
-            self.rules.keep(dword, !0, upper, function.header(dword))?;
+            rules.keep(dword, !0, upper, function.header(dword))?;
         }
         Ok(())
     }

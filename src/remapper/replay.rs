@@ -7,6 +7,7 @@
 use super::Remapper;
 use super::index::Entry;
 use super::pending::{MapDelta, WriteOutcome};
+use super::reason::Reason;
 use super::rule::{Effect, Rules, TooManyRules};
 use super::touched::{Setting, Touched};
 use crate::access::{Access, Dword, Lanes};
@@ -223,22 +224,23 @@ impl Rules {
 impl Touched {
     /// Notices what resets the function or puts it to sleep.
     pub(super) fn watch_power(&mut self, function: &Function) -> Result<(), TooManyRules> {
+        let mut rules = self.rules.because(Reason::PowerAndReset);
         let express = function
             .express()
             .filter(|express| express.register(express::DEVICE_CAPABILITIES) & express::FUNCTION_LEVEL_RESET != 0);
         if let Some(control) = express.and_then(|express| express.dword.plus(express::DEVICE_CONTROL)) {
-            self.rules.set_off(control, Effect::FunctionLevelReset)?;
+            rules.set_off(control, Effect::FunctionLevelReset)?;
         }
         let find = |id| function.capabilities().iter().find(|entry| entry.id == id);
         let features = find(CapabilityId::ADVANCED_FEATURES)
             .filter(|features| features.first & advanced_features::FUNCTION_LEVEL_RESET != 0);
         if let Some(control) = features.and_then(|features| features.dword.plus(advanced_features::CONTROL)) {
-            self.rules.set_off(control, Effect::AdvancedFeaturesReset)?;
+            rules.set_off(control, Effect::AdvancedFeaturesReset)?;
         }
         let Some(power) = find(CapabilityId::POWER_MANAGEMENT) else { return Ok(()) };
         self.power = Power::of(power);
         match power.dword.plus(power_management::CONTROL) {
-            Some(control) => self.rules.set_off(control, Effect::PowerState),
+            Some(control) => rules.set_off(control, Effect::PowerState),
             None => Ok(()),
         }
     }

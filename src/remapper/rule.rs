@@ -1,5 +1,6 @@
 //! What becomes of one DWORD: which bits come from hardware, which reach it, and what the others read.
 
+use super::reason::Reason;
 use crate::access::{Dword, Lanes};
 
 /// The registers of one function are more than a table has room for.
@@ -49,6 +50,8 @@ pub(super) struct Rule {
     from_lanes: u8,
     /// The lanes with bits of `to_hardware`.
     to_lanes: u8,
+    /// Why it is as it is; `None` where the DWORD is the hardware's.
+    pub(super) reason: Option<Reason>,
 }
 
 impl Rule {
@@ -62,6 +65,7 @@ impl Rule {
         effect: Effect::None,
         from_lanes: Lanes::ALL.bits(),
         to_lanes: Lanes::ALL.bits(),
+        reason: None,
     };
     /// The DWORD reads zero and takes no writes.
     const ZERO: Self = Self { from_hardware: 0, to_hardware: 0, from_lanes: 0, to_lanes: 0, ..Self::PLAIN };
@@ -84,22 +88,26 @@ impl Rule {
 pub(super) struct Rules {
     /// Indices into `table`.
     codes: [u8; Dword::COUNT as usize],
-    /// First the two that many DWORDs share and nobody changes, then those of single DWORDs.
     table: [Rule; MAX_RULES],
     count: usize,
+    /// Rules many DWORDs share and nobody changes, a bit for each: the plain one, and those that read zero.
+    shared: u128,
+}
+
+/// Declares rules, all for one reason.
+pub(super) struct Because<'r> {
+    rules: &'r mut Rules,
+    reason: Reason,
 }
 
 const PLAIN: u8 = 0;
-const ZERO: u8 = 1;
-const FIRST: usize = 2;
+const _: () = assert!(MAX_RULES == u128::BITS as usize, "every rule may be shared");
 
 impl Rules {
     /// All plain.
     pub(super) const fn new() -> Self {
-        let mut table = [Rule::PLAIN; MAX_RULES];
-        let [_, zero, ..] = &mut table;
-        *zero = Rule::ZERO;
-        Self { codes: [PLAIN; Dword::COUNT as usize], table, count: FIRST }
+        let shared = 1 << PLAIN;
+        Self { codes: [PLAIN; Dword::COUNT as usize], table: [Rule::PLAIN; MAX_RULES], count: 1, shared }
     }
 
     #[inline]
@@ -125,6 +133,65 @@ impl Rules {
         ruled.map(|dword| (dword, self.of(dword)))
     }
 
+    /// What is declared now is for this reason.
+    pub(super) fn because(&mut self, reason: Reason) -> Because<'_> {
+        Because { rules: self, reason }
+    }
+
+    /// Changes all rules, but for which bits are the hardware's.
+    pub(super) fn change_all(&mut self, change: impl FnMut(&mut Rule)) {
+        self.table.iter_mut().take(self.count).for_each(change);
+    }
+
+    fn is_shared(&self, index: usize) -> bool {
+        u32::try_from(index).is_ok_and(|index| self.shared.wrapping_shr(index) & 1 != 0)
+    }
+
+    /// The rule of DWORDs that read zero for this reason.
+    fn zero(&mut self, reason: Reason) -> Result<u8, TooManyRules> {
+        let zero = Rule { reason: Some(reason), ..Rule::ZERO };
+        let mut known = self.table.iter().enumerate().take(self.count);
+        let index = match known.find(|(index, rule)| **rule == zero && self.is_shared(*index)) {
+            Some((index, _)) => index,
+            None => self.add(zero)?,
+        };
+        let code = u8::try_from(index).map_err(|_| TooManyRules)?;
+        self.shared |= 1_u128.wrapping_shl(code.into());
+        Ok(code)
+    }
+
+    /// Adds a rule, for no DWORD yet.
+    fn add(&mut self, rule: Rule) -> Result<usize, TooManyRules> {
+        let index = self.count;
+        *self.table.get_mut(index).ok_or(TooManyRules)? = rule;
+        self.count = index.saturating_add(1);
+        Ok(index)
+    }
+
+    /// The rule that is the DWORD's own; it starts as the one it shared.
+    fn own(&mut self, dword: Dword) -> Result<&mut Rule, TooManyRules> {
+        let mut index = self.index(dword);
+        if self.is_shared(index) {
+            index = self.add(*self.of(dword))?;
+            let code = u8::try_from(index).map_err(|_| TooManyRules)?;
+            *self.codes.get_mut(usize::from(dword.index())).ok_or(TooManyRules)? = code;
+        }
+        self.table.get_mut(index).ok_or(TooManyRules)
+    }
+
+    #[inline]
+    fn index(&self, dword: Dword) -> usize {
+        // The mask changes nothing, and tells the compiler so.
+        usize::from(self.code(dword)) & (MAX_RULES - 1)
+    }
+
+    #[inline]
+    fn code(&self, dword: Dword) -> u8 {
+        self.codes.get(usize::from(dword.index() & (Dword::COUNT - 1))).copied().unwrap_or(PLAIN)
+    }
+}
+
+impl Because<'_> {
     /// The bits of `mask` read as `value`, and no write changes them.
     pub(super) fn fix(&mut self, dword: Dword, mask: u32, value: u32) -> Result<(), TooManyRules> {
         self.keep(dword, mask, 0, value)
@@ -139,6 +206,18 @@ impl Rules {
             rule.writable = rule.writable & !mask | writable & mask;
             rule.shadow = rule.shadow & !mask | value & mask;
         })
+    }
+
+    /// The bits of `mask` are the guest's as far as they are writable, starting as hardware's, and stay `own` in hardware.
+    pub(super) fn keep_in_hardware(
+        &mut self,
+        dword: Dword,
+        mask: u32,
+        writable: u32,
+        own: u32,
+    ) -> Result<(), TooManyRules> {
+        self.keep(dword, mask, writable, own & writable)?;
+        self.hold(dword, own & mask)
     }
 
     /// Writes of the bits of `mask` reach hardware too.
@@ -166,55 +245,27 @@ impl Rules {
         self.change(dword, |rule| rule.effect = effect)
     }
 
-    /// Changes all rules of single DWORDs, but for which bits are the hardware's.
-    pub(super) fn change_all(&mut self, change: impl FnMut(&mut Rule)) {
-        self.table.iter_mut().take(self.count).skip(FIRST).for_each(change);
-    }
-
     /// `count` DWORDs read zero and take no writes.
-    pub(super) fn zero(&mut self, first: Dword, count: u16) {
+    pub(super) fn zero(&mut self, first: Dword, count: u16) -> Result<(), TooManyRules> {
+        let zero = self.rules.zero(self.reason)?;
         let start = usize::from(first.index());
-        let end = start.saturating_add(count.into()).min(self.codes.len());
-        self.codes.get_mut(start..end).unwrap_or_default().fill(ZERO);
+        let end = start.saturating_add(count.into()).min(self.rules.codes.len());
+        self.rules.codes.get_mut(start..end).unwrap_or_default().fill(zero);
+        Ok(())
     }
 
     /// A DWORD without a treatment of its own reads zero.
-    pub(super) fn zero_untreated(&mut self, dword: Dword) {
-        if self.code(dword) == PLAIN {
-            self.zero(dword, 1);
-        }
+    pub(super) fn zero_untreated(&mut self, dword: Dword) -> Result<(), TooManyRules> {
+        if self.rules.code(dword) == PLAIN { self.zero(dword, 1) } else { Ok(()) }
     }
 
     /// Changes the rule of a DWORD, which gets one of its own.
     fn change(&mut self, dword: Dword, change: impl FnOnce(&mut Rule)) -> Result<(), TooManyRules> {
-        let index = self.index(dword);
-        let index = if index < FIRST { self.add(dword)? } else { index };
-        let rule = self.table.get_mut(index).ok_or(TooManyRules)?;
+        let rule = self.rules.own(dword)?;
         change(rule);
         let lanes = |mask| Lanes::ALL.touching(mask).map_or(0, Lanes::bits);
         (rule.from_lanes, rule.to_lanes) = (lanes(rule.from_hardware), lanes(rule.to_hardware));
+        rule.reason = rule.reason.max(Some(self.reason));
         Ok(())
-    }
-
-    /// Gives the DWORD a rule of its own, which starts as the one it shared.
-    fn add(&mut self, dword: Dword) -> Result<usize, TooManyRules> {
-        let shared = *self.of(dword);
-        let index = self.count;
-        *self.table.get_mut(index).ok_or(TooManyRules)? = shared;
-        self.count = index.saturating_add(1);
-        let code = u8::try_from(index).map_err(|_| TooManyRules)?;
-        *self.codes.get_mut(usize::from(dword.index())).ok_or(TooManyRules)? = code;
-        Ok(index)
-    }
-
-    #[inline]
-    fn index(&self, dword: Dword) -> usize {
-        // The mask changes nothing, and tells the compiler so.
-        usize::from(self.code(dword)) & (MAX_RULES - 1)
-    }
-
-    #[inline]
-    fn code(&self, dword: Dword) -> u8 {
-        self.codes.get(usize::from(dword.index() & (Dword::COUNT - 1))).copied().unwrap_or(PLAIN)
     }
 }

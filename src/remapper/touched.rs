@@ -6,6 +6,7 @@ use heapless::Vec;
 use super::destination_port::BusReset;
 use super::lists::hide_extended_capabilities;
 use super::pending::Due;
+use super::reason::Reason;
 use super::replay::Power;
 use super::rule::{Effect, Rules, TooManyRules};
 use super::window::{Concealed, Trapped, Window};
@@ -115,7 +116,9 @@ impl Touched {
         if !function.chains_functions() {
             return Ok(());
         }
-        hide_extended_capabilities(&mut self.rules, function, |id| id == ExtendedCapabilityId::ARI)
+        hide_extended_capabilities(&mut self.rules, Reason::FunctionChain, function, |id| {
+            id == ExtendedCapabilityId::ARI
+        })
     }
 
     /// Names the function that comes next in the guest's view; none ends the chain (7.8.8.2). Function groups are those
@@ -123,13 +126,13 @@ impl Touched {
     pub(super) fn chain_to(&mut self, function: &Function, next: Option<Guest<Bdf>>) -> Result<(), TooManyRules> {
         let ari = function.extended_capability(ExtendedCapabilityId::ARI).and_then(|ari| ari.plus(1));
         let next = next.map_or(0, |Guest(next)| u32::from(next.devfn()));
-        ari.map_or(Ok(()), |ari| self.rules.fix(ari, !0, next << 8))
+        ari.map_or(Ok(()), |ari| self.rules.because(Reason::FunctionChain).fix(ari, !0, next << 8))
     }
 
     /// Sets Multi-Function Device to whether the guest finds other functions in the device.
     pub(super) fn set_multi_function(&mut self, has_siblings: bool) -> Result<(), TooManyRules> {
         let value = if has_siblings { header::MULTI_FUNCTION } else { 0 };
-        self.rules.fix(header::HEADER_TYPE, header::MULTI_FUNCTION, value)
+        self.rules.because(Reason::MultiFunction).fix(header::HEADER_TYPE, header::MULTI_FUNCTION, value)
     }
 
     pub(super) fn add_window(
@@ -163,18 +166,20 @@ impl Touched {
     pub(super) fn keep_bar(&mut self, header_type: HeaderType, bar: &Bar, address: u64) -> Result<(), TooManyRules> {
         let kind = bar.kind();
         let dword = bar.dword(header_type);
-        self.keep_address(dword, kind, shown_size(bar), address)?;
+        let reason = if kind == BarKind::Rom { Reason::Rom } else { Reason::Bar };
+        self.keep_address(reason, dword, kind, shown_size(bar), address)?;
+        let mut rules = self.rules.because(reason);
         // A ROM decodes only while the guest enables it, as it may share its decoder with a BAR (7.5.1.2.4); its
         // address in hardware stays.
         if let Some(Host(host)) = bar.span().filter(|_| kind == BarKind::Rom) {
             let [address, _] = halves(host.start());
-            self.rules.pass(dword, ROM_ENABLE)?;
-            self.rules.hold(dword, address)?;
+            rules.pass(dword, ROM_ENABLE)?;
+            rules.hold(dword, address)?;
         }
         let effect = if kind == BarKind::Rom { Effect::Decoding } else { Effect::Placing };
-        self.rules.set_off(dword, effect)?;
+        rules.set_off(dword, effect)?;
         match dword.plus(1).filter(|_| kind.is_64_bit()) {
-            Some(upper) => self.rules.set_off(upper, Effect::Placing),
+            Some(upper) => rules.set_off(upper, Effect::Placing),
             None => Ok(()),
         }
     }
@@ -183,6 +188,7 @@ impl Touched {
     /// (7.5.1.2.1).
     pub(super) fn keep_address(
         &mut self,
+        reason: Reason,
         dword: Dword,
         kind: BarKind,
         size: u64,
@@ -191,20 +197,22 @@ impl Touched {
         let [mask_low, mask_high] = halves(!size.wrapping_sub(1));
         let [low, high] = halves(address);
         let enable = if kind == BarKind::Rom { ROM_ENABLE } else { 0 };
-        self.rules.keep(dword, !0, mask_low & !kind.type_mask() | enable, low | kind.type_bits())?;
+        let mut rules = self.rules.because(reason);
+        rules.keep(dword, !0, mask_low & !kind.type_mask() | enable, low | kind.type_bits())?;
         match dword.plus(1).filter(|_| kind.is_64_bit()) {
-            Some(upper) => self.rules.keep(upper, !0, mask_high, high),
+            Some(upper) => rules.keep(upper, !0, mask_high, high),
             None => Ok(()),
         }
     }
 
     /// Registers without a BAR read zero, as unimplemented ones do, so that none shows a host address.
-    pub(super) fn fill_empty_bars(&mut self, function: &Function) {
+    pub(super) fn fill_empty_bars(&mut self, function: &Function) -> Result<(), TooManyRules> {
         let count = u16::try_from(function.header_type().bars()).unwrap_or(0);
         let bars = (0..count).filter_map(|number| header::BAR0.plus(number));
         for dword in bars.chain(function.header_type().rom()) {
-            self.rules.zero_untreated(dword);
+            self.rules.because(Reason::EmptyBar).zero_untreated(dword)?;
         }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use std::format;
 use std::string::String;
 use std::vec::Vec;
 
+use super::explanation::what_is_said_is_done;
 use super::machine::FunctionId;
 use super::platform::Platform;
 use super::scenario::{Address, Scenario, Step, Target};
@@ -286,6 +287,7 @@ impl<'t> Session<'t> {
             read_back(self, access, value);
             idempotence(self, access, value);
         }
+        what_is_said_is_done(&mut self.vm.remapper().clone(), Guest(access), value);
         self.vm.config_write(Guest(access), value);
         let bridge = self.topology.view().function(Host(access.function())).and_then(Function::bridge);
         self.renumbered |= self.virtual_bus_numbers && bridge.is_some() && access.dword() == type1::BUS_NUMBERS;

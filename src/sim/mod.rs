@@ -2,6 +2,7 @@
 
 pub mod acpi;
 pub mod dump;
+pub mod explanation;
 pub mod guest;
 pub mod laws;
 pub mod machine;

@@ -29,6 +29,7 @@ pub(crate) fn all(topology: &Topology<64>) {
             plan.findings().for_each(|finding| print(format_args!("{}: {finding}", finding.grade())));
             plan.advice().for_each(|advice| print(format_args!("{advice}")));
             let mut remapper = Remapper::<16>::new();
+            print(format_args!("{0} {0:#}", remapper.explain(Guest(Access::any()))));
             let mut delta = remapper.pending();
             while let Some(change) = delta.next() {
                 print(format_args!("{change}"));
