@@ -12,7 +12,7 @@ use crate::address::{Bdf, Span};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
 use crate::spec::express::PortType;
 use crate::spec::header::{self, Command, HeaderType, Status};
-use crate::spec::type1;
+use crate::spec::{sriov, type1};
 
 /// A function before it is put into a machine.
 ///
@@ -214,7 +214,11 @@ impl Blueprint {
             }
         }
         self.config.resize(1024, 0);
-        let dwords = extended_dwords(capability, &self.sizes);
+        let mut dwords = extended_dwords(capability, &self.sizes);
+        if matches!(capability, ExtendedCapability::SrIov { .. }) {
+            // Function Dependency Link: on no other.
+            dwords[usize::from(sriov::NUM_VFS)] |= u32::from(self.bdf.function()) << 16;
+        }
         let last = capabilities::extended(&self.config).entries.last().map(|entry| entry.1);
         let Some(start) = self.place(1, 1024, &dwords) else { return self };
         if let Some(last) = last {

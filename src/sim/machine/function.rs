@@ -10,6 +10,7 @@ use bitflags::bitflags;
 use super::attributes::{self, AtReset, Attributes, Reset};
 use super::capabilities::List;
 use super::link::{Link, LinkState};
+use super::virtual_function::Virtual;
 use super::{Blueprint, FunctionId, ROM, capabilities};
 use crate::access::{Dword, Lanes};
 use crate::address::{Bdf, Span};
@@ -89,6 +90,8 @@ pub struct Function {
     pub(super) ready_at: Duration,
     /// Bus number of the last configuration write it took (2.2.6.2).
     pub(super) captured_bus: u8,
+    /// For a Virtual Function: of which.
+    pub(super) virtual_of: Option<Virtual>,
 }
 
 impl Function {
@@ -144,7 +147,28 @@ impl Function {
             link: None,
             ready_at: Duration::ZERO,
             captured_bus: bdf.bus(),
+            virtual_of: None,
         }
+    }
+
+    /// Makes it a Virtual Function: its BARs are no registers, and of those only Bus Master Enable and resets are its own
+    /// (9.3.4, 9.3.5).
+    pub(super) fn make_virtual(&mut self, physical: &Self) {
+        self.bars[..ROM].copy_from_slice(&physical.vf_bars);
+        self.attributes[usize::from(header::COMMAND.index())].rw = Command::BUS_MASTER_ENABLE.bits().into();
+        for index in
+            [express::DEVICE_CONTROL, express::LINK_CONTROL, express::DEVICE_CONTROL_2, express::LINK_CONTROL_2]
+        {
+            if let Some(at) = self.express.and_then(|at| at.plus(index)) {
+                self.attributes[usize::from(at.index())].rw = 0;
+                self.set(at, self.read(at) & 0xffff_0000);
+            }
+        }
+    }
+
+    /// Puts a Virtual Function where its Physical Function says.
+    pub(super) fn place_virtual(&mut self, own: Virtual, at: Bdf, parent: Option<FunctionId>) {
+        (self.virtual_of, self.bdf, self.parent) = (Some(own), at, parent);
     }
 
     /// Its address when the machine was built.
@@ -185,6 +209,9 @@ impl Function {
 
     /// The addresses a BAR holds now, decoded or not.
     pub fn bar_span(&self, index: usize) -> Option<Span> {
+        if let Some(own) = self.virtual_of {
+            return own.spans.get(index).copied().flatten();
+        }
         let bar = self.bar(index)?;
         let register =
             if index == ROM { self.header_type()?.rom()? } else { header::BAR0.plus(index.try_into().ok()?)? };
@@ -195,6 +222,9 @@ impl Function {
 
     /// Whether a BAR decodes its addresses now: the Command register's enable, and the ROM's own.
     pub fn decodes(&self, index: usize) -> bool {
+        if self.is_virtual() {
+            return self.bar_span(index).is_some();
+        }
         let Some(bar) = self.bar(index) else { return false };
         let rom = if index == ROM { self.header_type().and_then(HeaderType::rom) } else { None };
         self.enabled(if bar.kind.is_memory() { Space::Memory } else { Space::Io })

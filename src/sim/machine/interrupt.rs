@@ -76,7 +76,7 @@ impl Machine {
     }
 
     pub(super) fn write_memory(&mut self, id: FunctionId, address: u64, len: u32) -> Result<Dma, Undelivered> {
-        let payload = len.min(self.function(id).max_payload());
+        let payload = len.min(self.function(self.governor(id)).max_payload());
         let requester = self.send_up(id, payload)?;
         Ok(Dma { requester, address, len })
     }
@@ -93,7 +93,7 @@ impl Machine {
 
     pub(super) fn read_memory(&mut self, id: FunctionId, address: u64, len: u32) -> Result<Dma, Undelivered> {
         let requester = self.send_up(id, 0)?;
-        let control = self.function(id).express(express::DEVICE_CONTROL);
+        let control = self.function(self.governor(id)).express(express::DEVICE_CONTROL);
         let request = if self.function(id).is_express() { 128 << (control >> 12 & 7) } else { len };
         let sender = self.root_port(id).map_or(u32::MAX, |root| self.function(root).max_payload());
         let payload = len.min(request).min(sender);
@@ -141,7 +141,7 @@ impl Machine {
     /// Sends a memory request to the host bridge, and tells its Requester ID there.
     fn send_up(&mut self, id: FunctionId, payload: u32) -> Result<Bdf, Undelivered> {
         let function = self.function(id);
-        if function.power_state() != 0 || !self.is_ready(id) {
+        if self.function(self.governor(id)).power_state() != 0 || !self.is_ready(id) {
             return Err(Undelivered::Asleep(function.bdf()));
         }
         if !function.command().contains(Command::BUS_MASTER_ENABLE) {
@@ -177,7 +177,7 @@ impl Machine {
     /// A TLP with more payload than Max_Payload_Size of its receiver is malformed.
     fn receive(&mut self, receiver: FunctionId, requester: Bdf, payload: u32) -> Result<(), Undelivered> {
         let function = self.function(receiver);
-        let limit = function.max_payload();
+        let limit = self.function(self.governor(receiver)).max_payload();
         if payload <= limit {
             return Ok(());
         }

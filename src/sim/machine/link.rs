@@ -82,7 +82,8 @@ impl Machine {
     pub fn disagreement(&self, port: FunctionId) -> Disagreement {
         let port = self.function(port);
         let own = Settings::of(port);
-        let partners = port.children.iter().map(|child| self.function(*child)).filter(|child| child.is_express());
+        let children = port.children.iter().map(|child| self.function(*child));
+        let partners = children.filter(|child| child.is_express() && !child.is_virtual());
         let mut found = Disagreement::empty();
         for partner in partners.map(Settings::of) {
             found.set(

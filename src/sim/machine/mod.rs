@@ -38,6 +38,7 @@ mod reset;
 mod routing;
 mod slot;
 mod structures;
+mod virtual_function;
 mod writes;
 
 use core::time::Duration;
@@ -161,7 +162,7 @@ impl Machine {
         self.space_write(Space::Io, address, len, value);
     }
 
-    /// The functions in the order they were described.
+    /// The functions in the order they were described, and behind them Virtual Functions that were enabled.
     pub fn functions(&self) -> impl Iterator<Item = (FunctionId, &Function)> {
         self.functions.iter().enumerate().map(|(index, function)| (FunctionId(index), function))
     }

@@ -7,7 +7,7 @@ use super::attributes;
 use super::writes::RegisterWrite;
 use super::{FunctionId, Machine};
 use crate::address::Bdf;
-use crate::spec::capability::CapabilityId;
+use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
 use crate::spec::{advanced_features, express, type1};
 
 pub use attributes::Reset;
@@ -38,6 +38,9 @@ impl Machine {
     pub(super) fn reset(&mut self, id: FunctionId, kind: Reset) {
         self.functions[id.0].reset(kind);
         self.memory.retain(|(owner, ..), _| *owner != id);
+        if self.function(id).extended(ExtendedCapabilityId::SR_IOV).is_some() {
+            self.follow_physical(id);
+        }
     }
 
     /// Resets everything behind a bridge; it is ready at this time.
@@ -98,7 +101,7 @@ impl Machine {
 
     /// The Requester ID of a function: the bus number of the last configuration write it took, and its devfn.
     pub fn requester(&self, id: FunctionId) -> Bdf {
-        let function = self.function(id);
-        Bdf::from_routing_id(u16::from_be_bytes([function.captured_bus, function.bdf().devfn()]))
+        let bus = self.function(self.governor(id)).captured_bus;
+        Bdf::from_routing_id(u16::from_be_bytes([bus, self.function(id).bdf().devfn()]))
     }
 }

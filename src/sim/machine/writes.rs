@@ -47,5 +47,6 @@ impl Machine {
         self.link_written(id, &write);
         self.slot_written(id, &write);
         self.reset_written(id, &write);
+        self.virtual_functions_written(id, &write);
     }
 }

@@ -11,9 +11,12 @@ const LTR_ENABLE: u16 = 1 << 10;
 
 impl Linux<'_> {
     pub(super) fn configure_device(&mut self, dev: usize) {
-        self.configure_mps(dev);
-        self.configure_extended_tags(dev);
-        self.configure_relaxed_ordering(dev);
+        // What a virtual function has of this is its physical function's.
+        if self.devices[dev].physical.is_none() {
+            self.configure_mps(dev);
+            self.configure_extended_tags(dev);
+            self.configure_relaxed_ordering(dev);
+        }
         self.configure_ltr(dev);
         self.configure_eetlp_prefix(dev);
         self.configure_serr(dev);

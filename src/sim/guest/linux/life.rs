@@ -209,6 +209,23 @@ impl<'p> Life<'p> {
         self.look(step);
     }
 
+    /// User space writes `sriov_numvfs`, first 0 and then `count`: the Virtual Functions there are then, with drivers and
+    /// watched; none when the kernel refuses.
+    pub fn set_virtual_functions(&mut self, physical: Bdf, count: u16) -> Vec<Bdf> {
+        let Some(dev) = self.linux.device_at(physical) else { return Vec::new() };
+        self.linux.runtime_resume(dev);
+        let is_own = |linux: &Linux<'_>, bdf: Bdf| {
+            linux.device_at(bdf).is_some_and(|own| linux.devices[own].physical == Some(dev))
+        };
+        self.watched.retain(|bdf| !is_own(&self.linux, *bdf));
+        self.linux.disable_virtual_functions(dev);
+        let new = if count == 0 { Vec::new() } else { self.linux.enable_virtual_functions(dev, count) };
+        let new: Vec<_> = new.into_iter().map(|own| self.linux.devices[own].bdf).collect();
+        self.linux.bind_drivers();
+        self.watched.extend(&new);
+        new
+    }
+
     fn reset(&mut self, step: Step, method: Method) {
         for dev in self.watched_devices() {
             if !self.linux.has_reset(dev, method) {

@@ -138,6 +138,10 @@ struct Dev {
     hotplug: bool,
     ari_enabled: bool,
     sriov: Option<u16>,
+    /// `iov->ctrl` and `iov->num_VFs`.
+    virtual_functions: (u16, u16),
+    /// `physfn`, of a virtual function.
+    physical: Option<usize>,
     resources: [Resource; resource::COUNT],
     subordinate: Option<usize>,
     enabled: bool,

@@ -118,12 +118,14 @@ impl Linux<'_> {
         const CONTROL: u16 = 0x08;
         const NUM_VFS: u16 = 0x10;
         const SYSTEM_PAGE_SIZE: u16 = 0x20;
+        const ARI_CAPABLE_HIERARCHY: u16 = 1 << 4;
         let Some(at) = self.devices[dev].sriov else { return };
         let control = self.read16(dev, at + CONTROL);
         if control & 1 != 0 {
             return;
         }
-        self.write16(dev, at + CONTROL, control);
+        let (own, count) = self.devices[dev].virtual_functions;
+        self.write16(dev, at + CONTROL, control & !ARI_CAPABLE_HIERARCHY | own & ARI_CAPABLE_HIERARCHY);
         for index in IOV {
             let resource = self.devices[dev].resources[index];
             if resource.span().is_some() {
@@ -131,9 +133,12 @@ impl Linux<'_> {
             }
         }
         self.write32(dev, at + SYSTEM_PAGE_SIZE, 1);
-        self.write16(dev, at + NUM_VFS, 0);
+        self.write16(dev, at + NUM_VFS, count);
         let _offset = self.read16(dev, at + 0x14);
         let _stride = self.read16(dev, at + 0x16);
-        self.write16(dev, at + CONTROL, control);
+        self.write16(dev, at + CONTROL, own);
+        if own & 1 != 0 {
+            self.sleep(100);
+        }
     }
 }

@@ -136,7 +136,7 @@ impl Linux<'_> {
             return Some(dev);
         }
         let id = self.read_vendor_id(bdf)?;
-        let dev = self.setup_device(bus, bdf, id)?;
+        let dev = self.setup_device(bus, bdf, id, None)?;
         self.configure_device(dev);
         self.init_capabilities(dev);
         self.buses[bus].devices.push(dev);

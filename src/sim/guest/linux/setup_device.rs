@@ -18,8 +18,9 @@ const INTERRUPT_LINE: u16 = 0x3c;
 const INTERRUPT_PIN: u16 = 0x3d;
 
 impl Linux<'_> {
-    /// Returns the new function's number; `None` for a header layout nobody knows.
-    pub(super) fn setup_device(&mut self, bus: usize, bdf: Bdf, id: u32) -> Option<usize> {
+    /// Returns the new function's number; `None` for a header layout nobody knows. Of a virtual function BARs and pin
+    /// are not looked at.
+    pub(super) fn setup_device(&mut self, bus: usize, bdf: Bdf, id: u32, physical: Option<usize>) -> Option<usize> {
         let header_type = self.config.read8(bdf, HEADER_TYPE);
         let header = HeaderType::of(u32::from(header_type) << 16);
         let dev = self.devices.len();
@@ -40,6 +41,8 @@ impl Linux<'_> {
             hotplug: false,
             ari_enabled: false,
             sriov: None,
+            virtual_functions: (0, 0),
+            physical,
             resources: [Resource::default(); resource::COUNT],
             subordinate: None,
             enabled: false,
@@ -69,7 +72,9 @@ impl Linux<'_> {
             let _ = self.find_extended(dev, ExtendedCapabilityId::VENDOR_SPECIFIC);
         }
         self.announce(dev, header_type & 0x7f);
-        self.intx_mask_broken(dev);
+        if physical.is_none() {
+            self.intx_mask_broken(dev);
+        }
         let Some(header) = header else {
             self.info(dev, format_args!("unknown header type {:02x}, ignoring device", header_type & 0x7f));
             self.devices.pop();
@@ -105,6 +110,9 @@ impl Linux<'_> {
 
     /// `pci_cfg_space_size`.
     fn config_space_size(&mut self, bus: usize, dev: usize) -> u16 {
+        if self.devices[dev].physical.is_some() {
+            return 4096;
+        }
         if self.buses[bus].no_extended_config {
             return 256;
         }
@@ -156,8 +164,11 @@ impl Linux<'_> {
             self.devices[dev].class = ClassCode(0);
             return;
         }
-        self.read_irq(dev);
         self.devices[dev].transparent = header == HeaderType::Type1 && class.0 & 0xff == 1;
+        if self.devices[dev].physical.is_some() {
+            return;
+        }
+        self.read_irq(dev);
         self.read_bases(dev);
         match header {
             HeaderType::Type0 => {

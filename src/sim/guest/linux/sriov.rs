@@ -1,22 +1,31 @@
-//! `sriov_init`: VF BARs are resources of the physical function.
+//! `sriov_init`: VF BARs are resources of the physical function. `sriov_enable`: what user space asks for by
+//! `sriov_numvfs`.
 
-use super::resource::{Flags, IOV, Resource};
+use std::vec::Vec;
+
+use super::express::INTEGRATED_ENDPOINT;
+use super::resource::{Flags, IOV, Resource, STD};
 use super::{Linux, Release};
+use crate::address::Bdf;
 use crate::spec::capability::ExtendedCapabilityId;
 
 const CONTROL: u16 = 0x08;
+const INITIAL_VFS: u16 = 0x0c;
 const TOTAL_VFS: u16 = 0x0e;
 const NUM_VFS: u16 = 0x10;
+const FUNCTION_LINK: u16 = 0x12;
 const VF_OFFSET: u16 = 0x14;
 const VF_STRIDE: u16 = 0x16;
 const SUPPORTED_PAGE_SIZES: u16 = 0x1c;
 const SYSTEM_PAGE_SIZE: u16 = 0x20;
+const VF_DEVICE_ID: u16 = 0x1a;
 const VF_BAR0: u16 = 0x24;
+const VF_ENABLE: u16 = 1 << 0;
+const VF_MEMORY_ENABLE: u16 = 1 << 3;
+const ARI_CAPABLE_HIERARCHY: u16 = 1 << 4;
 
 impl Linux<'_> {
     pub(super) fn sriov_init(&mut self, dev: usize) {
-        const VF_ENABLE: u16 = 1 << 0;
-        const ARI_CAPABLE_HIERARCHY: u16 = 1 << 4;
         if self.devices[dev].express.is_none() {
             return;
         }
@@ -27,7 +36,9 @@ impl Linux<'_> {
         let bus = self.devices[dev].bus;
         let first = !self.buses[bus].devices.iter().any(|other| self.devices[*other].sriov.is_some());
         let ari = self.buses[bus].bridge.is_some_and(|bridge| self.devices[bridge].ari_enabled);
-        self.write16(dev, at + CONTROL, if first && ari { ARI_CAPABLE_HIERARCHY } else { 0 });
+        let control = if first && ari { ARI_CAPABLE_HIERARCHY } else { 0 };
+        self.write16(dev, at + CONTROL, control);
+        self.devices[dev].virtual_functions = (control, 0);
         let total = self.read16(dev, at + TOTAL_VFS);
         if total == 0 {
             return;
@@ -97,5 +108,74 @@ impl Linux<'_> {
         }
         self.write16(dev, at + NUM_VFS, 0);
         sound
+    }
+
+    /// `sriov_enable` and `sriov_add_vfs`: the new functions; none when it is refused.
+    pub(super) fn enable_virtual_functions(&mut self, dev: usize, count: u16) -> Vec<usize> {
+        let Some(at) = self.devices[dev].sriov else { return Vec::new() };
+        let (initial, total) = (self.read16(dev, at + INITIAL_VFS), self.read16(dev, at + TOTAL_VFS));
+        if initial != total || count > total {
+            return Vec::new();
+        }
+        if IOV.map(|index| self.devices[dev].resources[index]).any(|one| one.exists() && one.parent.is_none()) {
+            self.info(dev, "not enough MMIO resources for SR-IOV");
+            return Vec::new();
+        }
+        let mut link = self.read8(dev, at + FUNCTION_LINK);
+        if self.devices[dev].port() == Some(INTEGRATED_ENDPOINT) {
+            link = self.devices[dev].bdf.devfn() & !7 | link & 7;
+        }
+        if link != self.devices[dev].bdf.devfn() {
+            self.info(dev, "depends on another function");
+            return Vec::new();
+        }
+        self.write16(dev, at + NUM_VFS, count);
+        let (offset, stride) = (self.read16(dev, at + VF_OFFSET), self.read16(dev, at + VF_STRIDE));
+        let control = self.devices[dev].virtual_functions.0 | VF_ENABLE | VF_MEMORY_ENABLE;
+        self.devices[dev].virtual_functions = (control, count);
+        self.write16(dev, at + CONTROL, control);
+        self.sleep(100);
+        (0..count).filter_map(|number| self.add_virtual_function(dev, at, number, offset + stride * number)).collect()
+    }
+
+    /// `pci_iov_add_virtfn`. A bus of its own is not made: this is for machines whose VFs are on the bus.
+    fn add_virtual_function(&mut self, physical: usize, at: u16, number: u16, offset: u16) -> Option<usize> {
+        let id = self.devices[physical].bdf.routing_id().checked_add(offset)?;
+        let (bdf, bus) = (Bdf::from_routing_id(id), self.devices[physical].bus);
+        if bdf.bus() != self.buses[bus].number {
+            self.info(physical, format_args!("VF {number} is on bus {:02x}", bdf.bus()));
+            return None;
+        }
+        let device = self.read16(physical, at + VF_DEVICE_ID);
+        let id = u32::from(device) << 16 | self.devices[physical].id & 0xffff;
+        let dev = self.setup_device(bus, bdf, id, Some(physical))?;
+        let total = u64::from(self.read16(physical, at + TOTAL_VFS));
+        for (own, all) in STD.zip(IOV) {
+            let all = self.devices[physical].resources[all];
+            if all.exists() {
+                let size = all.size / total;
+                let start = all.start + size * u64::from(number);
+                self.devices[dev].resources[own] = Resource { start, size, align: None, optional: 0, ..all };
+            }
+        }
+        self.configure_device(dev);
+        self.init_capabilities(dev);
+        self.buses[bus].devices.push(dev);
+        Some(dev)
+    }
+
+    /// `sriov_disable`.
+    pub(super) fn disable_virtual_functions(&mut self, dev: usize) {
+        let Some(at) = self.devices[dev].sriov else { return };
+        for own in self.all().into_iter().filter(|own| self.devices[*own].physical == Some(dev)).collect::<Vec<_>>() {
+            self.stop_and_remove(own);
+        }
+        let control = self.devices[dev].virtual_functions.0 & !(VF_ENABLE | VF_MEMORY_ENABLE);
+        self.devices[dev].virtual_functions = (control, 0);
+        self.write16(dev, at + CONTROL, control);
+        self.sleep(1000);
+        self.write16(dev, at + NUM_VFS, 0);
+        let _offset = self.read16(dev, at + VF_OFFSET);
+        let _stride = self.read16(dev, at + VF_STRIDE);
     }
 }
