@@ -2,6 +2,7 @@
 
 use super::Remapper;
 use super::area::Areas;
+use super::event::Events;
 use super::index::{Entry, MAX_FUNCTIONS};
 use super::rule::TooManyRules;
 use super::touched::Touched;
@@ -18,6 +19,7 @@ impl<const F: usize> Remapper<F> {
         self.reserved.clear();
         self.roots.clear();
         self.forgetful = 0;
+        self.events = Events::new();
     }
 
     pub(crate) fn build(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {

@@ -3,6 +3,7 @@
 mod area;
 mod build;
 mod destination_port;
+mod event;
 mod explain;
 mod express;
 mod guarded_port;
@@ -19,6 +20,7 @@ mod rule;
 mod touched;
 mod window;
 
+pub use event::{Event, EventCounts};
 pub use explain::{Absence, Explanation, Found, Register};
 pub use pending::{MapDelta, WriteOutcome};
 pub use reason::Reason;
@@ -27,6 +29,7 @@ pub use replay::{Replay, Replays};
 use heapless::Vec;
 
 use self::area::Areas;
+use self::event::Events;
 use self::index::{Entry, Index};
 use self::pending::{Due, bit};
 use self::rule::Effect;
@@ -65,6 +68,7 @@ pub struct Remapper<const F: usize> {
     forgetful: usize,
     /// Number of resets there were; it wraps.
     resets: u32,
+    events: Events,
 }
 
 /// Where the bytes at a guest address are.
@@ -105,6 +109,7 @@ impl<const F: usize> Remapper<F> {
             roots: Vec::new(),
             forgetful: 0,
             resets: 0,
+            events: Events::new(),
         }
     }
 
@@ -180,7 +185,7 @@ impl<const F: usize> Remapper<F> {
     fn decide_write(&mut self, access: Access, value: u32) -> WriteDecision {
         match self.index.entry(Guest(access.function())) {
             Entry::Plain => WriteDecision::Passthrough,
-            Entry::Absent => WriteDecision::Hide,
+            Entry::Absent => self.write_to_nothing(access),
             Entry::OnBus(bus) => WriteDecision::Redirect { to: Host(access.of(access.function().on_bus(bus))), value },
             Entry::Touched(index) => match self.functions.get_mut(index).map(|touched| touched.note(access, value)) {
                 None => WriteDecision::Passthrough,
@@ -188,6 +193,13 @@ impl<const F: usize> Remapper<F> {
                 Some(Noted::Changed(changed)) => self.write_on(index, access, value, changed),
             },
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn write_to_nothing(&mut self, access: Access) -> WriteDecision {
+        self.events.note(Event::WroteToNothing(Guest(access)));
+        WriteDecision::Hide
     }
 
     /// A write that reaches hardware or sets something off, after it changed these bits of the shadow.
@@ -209,7 +221,11 @@ impl<const F: usize> Remapper<F> {
             Effect::Placing if changed != 0 && touched.is_decoding => self.settle(index),
             Effect::BusNumbers if changed != 0 => self.renumber(),
             Effect::SecondaryBusReset if changed & type1::SECONDARY_BUS_RESET != 0 => return self.reset_bus(index),
+            Effect::Guard if changed != 0 => self.note_guard(access, changed),
             effect @ (Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset) => {
+                if changed != 0 {
+                    self.note_guard(access, changed);
+                }
                 self.note_power(index, effect, value & lanes);
             }
             Effect::PowerState if lanes & power_management::POWER_STATE != 0 => {
@@ -218,6 +234,14 @@ impl<const F: usize> Remapper<F> {
             _ => {}
         }
         decision
+    }
+
+    /// The guest changed bits it shall not change in hardware.
+    #[cold]
+    fn note_guard(&mut self, access: Access, changed: u32) {
+        let Entry::Touched(index) = self.index.entry(Guest(access.function())) else { return };
+        let value = self.functions.get(index).map_or(0, |touched| touched.rules.shadow(access.dword())) & changed;
+        self.events.note(Event::KeptFromHardware { access: Guest(access), changed, value });
     }
 
     /// Works out anew which bus each number means to the guest. Bridges come in the order of the host's addresses, so
@@ -270,6 +294,10 @@ impl<const F: usize> Remapper<F> {
                 .span_at(window.claim)
                 .is_some_and(|span| before.iter().any(|other| other.claims(space, span)) || is_taken(space, span));
             window.wanted = if comes_late { 0 } else { window.claim };
+            if comes_late && let Some(span) = window.span_at(window.claim) {
+                let (function, guest) = (Host(own.host), Guest(span));
+                self.events.note(Event::WithoutPlace { function, guest, space });
+            }
             let [number, ..] = number.to_le_bytes();
             let mark = |is_due: bool| if is_due { bit(number) } else { 0 };
             due.conceal |= mark(window.concealed == Concealed::Wanted);

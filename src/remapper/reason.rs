@@ -67,6 +67,24 @@ pub enum Reason {
     BusNumbers,
 }
 
+impl Reason {
+    /// Whether the guest believes to change hardware, and does not.
+    pub(super) const fn is_guard(self) -> bool {
+        matches!(
+            self,
+            Self::VacantPort
+                | Self::ErrorReporting
+                | Self::WayUp
+                | Self::PayloadSize
+                | Self::Link
+                | Self::Way
+                | Self::EmptyLink
+                | Self::Forwarding
+                | Self::Routing
+        )
+    }
+}
+
 impl fmt::Display for Reason {
     #[expect(clippy::too_many_lines, reason = "it is a table")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,6 +5,7 @@
 //! function, as a guest writes once it has seen the function ready.
 
 use super::Remapper;
+use super::event::Event;
 use super::index::Entry;
 use super::pending::{MapDelta, WriteOutcome};
 use super::reason::Reason;
@@ -165,6 +166,7 @@ impl<const F: usize> Remapper<F> {
         if !touched.has_forgotten {
             touched.has_forgotten = true;
             self.forgetful = self.forgetful.saturating_add(1);
+            self.events.note(Event::Forgot(Host(touched.host)));
         }
         touched.power.state = 0;
         touched.rules.forget_placement();

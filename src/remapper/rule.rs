@@ -10,7 +10,7 @@ pub(super) struct TooManyRules;
 /// Most rules of one function, a power of two.
 const MAX_RULES: usize = 128;
 
-/// What a write sets off: a change of the shadow, or the value for the last three.
+/// What a write sets off: resets and power states by its value, all else by a change of the shadow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     /// Nothing.
@@ -29,6 +29,8 @@ pub(super) enum Effect {
     PowerState,
     /// Secondary Bus Reset in Bridge Control changed, of a port with an empty link.
     SecondaryBusReset,
+    /// Bits that are kept from hardware changed, and somebody may want to know.
+    Guard,
 }
 
 /// The rule of one DWORD. Bits that do not come from hardware come from the shadow.
@@ -266,6 +268,9 @@ impl Because<'_> {
         let lanes = |mask| Lanes::ALL.touching(mask).map_or(0, Lanes::bits);
         (rule.from_lanes, rule.to_lanes) = (lanes(rule.from_hardware), lanes(rule.to_hardware));
         rule.reason = rule.reason.max(Some(self.reason));
+        if rule.effect == Effect::None && self.reason.is_guard() {
+            rule.effect = Effect::Guard;
+        }
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use crate::decision::{HostWrite, ReadDecision, WriteDecision};
 use crate::delta::{Backing, MapOp, Space};
 use crate::mechanism::{ConfigAddress, PortAccess};
 use crate::plan::{Plan, PlanError};
-use crate::remapper::{MapDelta, Remapper, Replay, Translation};
+use crate::remapper::{Event, MapDelta, Remapper, Replay, Translation};
 use crate::topology::{ConfigSpace, RootWindow, Topology, TopologyError};
 
 use super::machine::Machine;
@@ -218,6 +218,11 @@ impl Vm {
     /// The configuration writes that brought back what a reset made hardware forget.
     pub fn replayed_writes(&self) -> &[MadeWrite] {
         &self.replayed
+    }
+
+    /// The remapper's events that were not taken yet, oldest first.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        core::iter::from_fn(|| self.remapper.next_event()).collect()
     }
 
     /// A function was reset by something else than the guest.

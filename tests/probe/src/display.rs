@@ -30,6 +30,7 @@ pub(crate) fn all(topology: &Topology<64>) {
             plan.advice().for_each(|advice| print(format_args!("{advice}")));
             let mut remapper = Remapper::<16>::new();
             print(format_args!("{0} {0:#}", remapper.explain(Guest(Access::any()))));
+            remapper.next_event().into_iter().for_each(|event| print(format_args!("{event}")));
             let mut delta = remapper.pending();
             while let Some(change) = delta.next() {
                 print(format_args!("{change}"));

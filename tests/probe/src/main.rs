@@ -210,6 +210,7 @@ fn run(remapper: &mut Remapper<16>) {
         black_box((remapper.error_sources(Host(u32::any())), remapper.root_status(Host(u32::any()))));
         black_box(remapper.containment_source(Host(u32::any())));
         black_box(remapper.explain(Guest(Access::any())));
+        black_box((remapper.next_event(), remapper.event_counts()));
         black_box(remapper.touched_functions().last());
         black_box(remapper.emulated_registers(Host(Bdf::any())).last());
         for (offset, width) in Access::any().parts() {
