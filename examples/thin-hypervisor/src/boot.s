@@ -7,7 +7,7 @@ header:
     .long 0x1badb002                    // magic
     .long 0x00010003                    // modules on pages, memory map, the addresses below are right
     .long -(0x1badb002 + 0x00010003)    // checksum
-    .long header, __start, __load_end, __end, start
+    .long header, __start, __load_end, __image_end, start
 
 .section .boot, "ax"
 .code32

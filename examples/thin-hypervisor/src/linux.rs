@@ -29,19 +29,19 @@ const PREFERRED_ADDRESS: usize = 0x258;
 const INIT_SIZE: usize = 0x260;
 const E820_TABLE: usize = 0x2d0;
 
-/// The memory map the guest gets: firmware's, without the hypervisor.
-pub fn memory_map(information: &Information, hypervisor: Span) -> Vec<Range, MAX_RANGES> {
+/// The memory map the guest gets: firmware's, without the image.
+pub fn memory_map(information: &Information, image: Span) -> Vec<Range, MAX_RANGES> {
     let mut map = Vec::new();
     for range in &information.memory {
         let parts = [
-            Span::from_bounds(range.span.start(), range.span.last().min(hypervisor.start() - 1)),
-            Span::from_bounds(range.span.start().max(hypervisor.last() + 1), range.span.last()),
+            Span::from_bounds(range.span.start(), range.span.last().min(image.start() - 1)),
+            Span::from_bounds(range.span.start().max(image.last() + 1), range.span.last()),
         ];
         for span in parts.into_iter().flatten() {
             let _ = map.push(Range { span, kind: range.kind });
         }
     }
-    let _ = map.push(Range { span: hypervisor, kind: Range::RESERVED });
+    let _ = map.push(Range { span: image, kind: Range::RESERVED });
     map.sort_unstable_by_key(|range| range.span.start());
     map
 }

@@ -35,7 +35,6 @@ use core::ptr;
 use pci_remap::Span;
 
 use crate::acpi::Tables;
-use crate::hardware::Hardware;
 use crate::multiboot::Information;
 use crate::options::Options;
 use crate::pci::{Pci, Stages};
@@ -52,6 +51,7 @@ global_asm!(include_str!("boot.s"));
 unsafe extern "C" {
     static __start: u8;
     static __end: u8;
+    static __image_end: u8;
 }
 
 /// What the processor reads by itself, and what is too large for the stack.
@@ -85,13 +85,15 @@ extern "sysv64" fn main(magic: u32, information: u32) -> ! {
         "{processors} processors: only one can be kept under the hypervisor; switch the others off"
     );
 
-    let hypervisor = Span::from_bounds((&raw const __start).addr() as u64, (&raw const __end).addr() as u64 - 1);
-    let hypervisor = hypervisor.expect("linked in order");
-    let memory = linux::memory_map(&information, hypervisor);
+    let up_to = |end: *const u8| {
+        let last = end.addr() as u64 - 1;
+        Span::from_bounds((&raw const __start).addr() as u64, last).expect("linked in order")
+    };
+    let (hypervisor, image) = (up_to(&raw const __end), up_to(&raw const __image_end));
+    let memory = linux::memory_map(&information, image);
     // SAFETY: `main` runs once, and this is the only reference.
     let fixed = unsafe { &mut *ptr::addr_of_mut!(MEMORY) };
-    let mut pci = Pci::new(&mut fixed.pci, Hardware { ecam: tables.ecam(), cut: None }, &options, &memory);
-    tables.hide_iommus();
+    let mut pci = Pci::new(&mut fixed.pci, &tables, &options, &memory);
     let start = linux::load(&information, &memory);
     let has_svm = svm::is_there();
     assert!(has_svm || vmx::is_there(), "neither SVM with nested paging nor VMX with EPT and unrestricted guest");

@@ -12,7 +12,7 @@ const MAX_FUNCTIONS: usize = 16;
 ///
 /// ```text
 /// relocate=02:00.0=01:01.0,03:00.0=01:02.0  hide=00:1f.2  pin=03:03.0=C  placement=guest|pre-assigned
-/// policy=transparent|strict  cut=00:01.1  guard=on|off
+/// policy=transparent|strict  iommu=hide|alias|keep  cut=00:01.1  guard=on|off
 /// ```
 #[derive(Default)]
 pub struct Options {
@@ -22,10 +22,23 @@ pub struct Options {
     pub pins: Vec<(Host<Bdf>, Pin), MAX_FUNCTIONS>,
     pub placement: Placement,
     pub policy: Policy,
+    pub iommu: Iommu,
     /// For tests: the port to become one that cuts off what is behind it.
     pub cut: Option<Host<Bdf>>,
     /// For tests: the guest gets that port as it is, to show what comes of it.
     pub is_unguarded: bool,
+}
+
+/// What the guest gets of IOMMUs.
+#[derive(Clone, Copy, Default)]
+pub enum Iommu {
+    /// Nothing.
+    #[default]
+    Hide,
+    /// AMD's, with an alias for each moved function; others nothing.
+    Alias,
+    /// For tests: all, as they are.
+    Keep,
 }
 
 /// INTA to INTD, by their letters.
@@ -51,6 +64,9 @@ impl Options {
             ("placement", "pre-assigned") => self.placement = Placement::PreAssigned,
             ("policy", "transparent") => self.policy = Policy::Transparent,
             ("policy", "strict") => self.policy = Policy::Strict,
+            ("iommu", "hide") => self.iommu = Iommu::Hide,
+            ("iommu", "alias") => self.iommu = Iommu::Alias,
+            ("iommu", "keep") => self.iommu = Iommu::Keep,
             ("cut", port) => self.cut = Some(port.parse().ok()?),
             ("guard", "on") => self.is_unguarded = false,
             ("guard", "off") => self.is_unguarded = true,

@@ -13,6 +13,7 @@ use pci_remap::{
     Width, WriteDecision,
 };
 
+use crate::acpi::Tables;
 use crate::cut::Cut;
 use crate::hardware::{self, Hardware};
 use crate::multiboot::Range;
@@ -68,8 +69,9 @@ impl Stages {
 
 /// Before the guest runs.
 impl Pci {
-    /// Looks at the machine, and makes of it what the options say.
-    pub fn new(place: &'static mut Memory, mut hardware: Hardware, options: &Options, memory: &[Range]) -> Self {
+    /// Looks at the machine, and makes of it what the options say; firmware's tables as well.
+    pub fn new(place: &'static mut Memory, tables: &Tables, options: &Options, memory: &[Range]) -> Self {
+        let mut hardware = Hardware { ecam: tables.ecam(), cut: None };
         let Memory { topology, remapper } = place;
         hardware.cut = options.cut.map(|port| Cut::new(port, |access| hardware.read(access)));
         topology.scan_into(&mut hardware).unwrap_or_else(|error| panic!("{error}"));
@@ -96,6 +98,7 @@ impl Pci {
             say!("{}: {finding}", finding.grade());
         }
         plan.build_into(remapper).unwrap_or_else(|error| panic!("{error}"));
+        tables.edit_iommus(options.iommu, &plan);
         for write in remapper.preparation() {
             hardware.write(write.to, write.value);
         }

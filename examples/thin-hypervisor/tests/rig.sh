@@ -97,6 +97,14 @@ kmod_tool() {
         "$root/bin/kmod" "${@:2}"
 }
 
+# For a guest that starts Linux anew by itself: `kexec`, and the kernel.
+kexec() {
+    unpack kexec kexec-tools libxenmisc4.17 libxentoollog1 libxentoolcore1 libxencall1 libxenevtchn1 libxengnttab1 \
+        libxenforeignmemory1 libxendevicemodel1
+    kexec=$cache/kexec
+}
+kexec=
+
 # Guest -----------------------------------------------------------------------------------------------------------
 
 # The initramfs: userland, the named modules with what they need, and the row's script from standard input.
@@ -125,6 +133,11 @@ guest() {
         done
     done
     kmod_tool depmod -b "$root" "$version"
+    if [ -n "$kexec" ]; then
+        cp "$kexec/sbin/kexec" "$root/bin/"
+        cp -L "$kexec"/usr/lib/x86_64-linux-gnu/libxen*.so.* "$root/usr/lib/"
+        cp "$kernel" "$root/kernel"
+    fi
     cp "$here/tests/guest/init" "$root/init"
     cat >"$root/row"
     (cd "$root" && find . | cpio -o -H newc -R 0:0 --quiet) >"$work/initramfs.cpio"
