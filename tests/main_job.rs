@@ -108,11 +108,82 @@ fn without_arguments_a_disk_moves_behind_another_root_port() {
     }
 }
 
+/// The lines of the last section with this heading.
+fn section<'a>(report: &'a str, heading: &str) -> Vec<&'a str> {
+    let (_, section) = report.rsplit_once(&format!("\n{heading}\n")).unwrap();
+    section.split("\n\n").next().unwrap().lines().map(str::trim_end).collect()
+}
+
+#[test]
+fn every_step_of_the_guests_life_is_told() {
+    let output = relocate::<&str>([]);
+    let life = section(text(&output.stdout), "The guest's life after booting");
+    let steps: Vec<_> = life.iter().filter_map(|line| line.split_once("  01:01.0 ")).collect();
+    let names = steps.iter().map(|(name, _)| name.trim()).collect::<Vec<_>>();
+    assert_eq!(names[..4], ["bind ports", "suspend idle ports", "bind drivers", "reset function"]);
+    assert_eq!((names.len(), names[16]), (17, "remove everything"));
+    // The port the disk left stays awake, and its link up, whatever the guest does.
+    for (name, states) in steps {
+        let how = if ["bind ports", "suspend idle ports"].contains(&name.trim()) { "is found; " } else { "works; " };
+        assert!(states.starts_with(how) && states.ends_with("; 00:1d.0 in D0, link up"), "{name}: {states}");
+    }
+    assert_eq!(life[17], "  at the end 01:01.0 has a driver, its memory answers, its interrupts arrive");
+    assert!(life[18].ends_with("; 0 writes reached 00:1d.0"), "{}", life[18]);
+    assert_eq!(life.len(), 19);
+}
+
+#[test]
+fn a_guest_that_only_boots_has_no_life_to_tell() {
+    let output = relocate(["--guest", "freebsd"]);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    assert!(!text(&output.stdout).contains("The guest's life"));
+}
+
+#[test]
+fn what_a_guest_finds_is_explained() {
+    let output = relocate(["--explain", "01:01.0:0x10", "--explain", "0000:09:00.0:2"]);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    let report = text(&output.stdout);
+    assert_eq!(
+        section(report, "Explained: 0000:01:01.0 10h (Base Address Registers)"),
+        [
+            "  01:01.0 10h: of 09:00.0",
+            "    read from the shadow, f7010004: all bits",
+            "    written to the shadow: bits 31:14",
+            "    not writable: bits 13:0",
+            "    why: the guest places the BAR in the shadow, and the second stage follows; the real one stays (7.5.1.2.1; Linux's pci_read_bases, pci_assign_resource)",
+            "    now reads: f7010004",
+        ]
+    );
+    assert_eq!(
+        section(report, "Explained: 0000:09:00.0 00h"),
+        ["  09:00.0 00h: nothing: the function is found at 01:01.0", "    now reads: ffffffff"]
+    );
+}
+
+#[test]
+fn registers_are_explained_by_their_names() {
+    let registers = ["01:01.0:78", "01:01.0:0x82", "00:1d.0:3e", "01:01.0:fff"];
+    let output = relocate(registers.iter().flat_map(|register| ["--explain", register]));
+    let headings = text(&output.stdout).lines().filter_map(|line| line.strip_prefix("Explained: "));
+    assert_eq!(
+        headings.collect::<Vec<_>>(),
+        [
+            "0000:01:01.0 78h (Device Control, Device Status)",
+            "0000:01:01.0 80h (Link Control, Link Status)",
+            "0000:00:1d.0 3Ch (Interrupt Line, Interrupt Pin, Bridge Control)",
+            "0000:01:01.0 FFCh",
+        ]
+    );
+}
+
 #[test]
 fn help_names_every_option() {
     let output = relocate(["--help"]);
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
-    for option in ["dump", "resources", "guest", "device", "hide", "pre-assigned", "write-guest", "verbose", "help"] {
+    for option in
+        ["dump", "resources", "guest", "device", "hide", "explain", "pre-assigned", "write-guest", "verbose", "help"]
+    {
         assert!(text(&output.stdout).contains(&format!("\n  --{option} ")), "{option}");
     }
 }
@@ -127,6 +198,15 @@ fn a_wrong_command_line_is_told_from_a_job_that_fails() {
     assert_eq!(failure(&["09:00.0"]), cannot_parse("09:00.0", "expected HOST=GUEST, as in 0000:02:00.0=0000:01:01.0"));
     assert_eq!(failure(&["09:00.0=01:20.0"]), cannot_parse("09:00.0=01:20.0", &format!("\"01:20.0\" is {no_address}")));
     assert_eq!(failure(&["--hide", "9"]), cannot_parse("9", no_address));
+    let explain = |register: &str, why: &str| {
+        assert_eq!(failure(&["--explain", register]), cannot_parse(register, why));
+    };
+    explain("4", "expected BDF:OFFSET, as in 0000:01:01.0:0x04");
+    explain("01:01.8:4", &format!("\"01:01.8\" is {no_address}"));
+    for offset in ["", "1000", "+4", "0x", "0xg"] {
+        let why = format!("{offset:?} is no offset: expected 0 to fff in hexadecimal");
+        explain(&format!("01:01.0:{offset}"), &why);
+    }
     assert_eq!(
         failure(&["09:00.0=0001:01:01.0"]),
         cannot_parse("09:00.0=0001:01:01.0", "a function cannot leave its segment group")
@@ -188,6 +268,10 @@ fn plans_that_cannot_be_made_say_why() {
     assert_eq!(failure(&["0a:00.0=01:01.0"]), error("segment 0000: there is no function at 0a:00.0"));
     assert_eq!(failure(&["0001:0a:00.0=0001:01:01.0"]), error("the dump has no segment group 0001"));
     assert_eq!(
+        failure(&["09:00.0=01:01.0", "--explain", "0001:01:01.0:4"]),
+        error("the dump has no segment group 0001")
+    );
+    assert_eq!(
         failure(&["09:00.0=01:01.0", "09:00.0=01:02.0"]),
         error("segment 0000: 09:00.0 is moved to 01:01.0 already; a function has one guest address")
     );
@@ -215,8 +299,9 @@ fn a_refused_plan_names_every_error() {
 #[test]
 fn a_whole_device_moves_to_assigned_places() {
     let output = relocate(["--device", "01:00.0=00:05.0", "--pre-assigned"]);
-    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    assert_works(&output, "01:00.0=00:05.0");
     let (_, proof) = text(&output.stdout).split_once("\nProof\n").unwrap();
+    let (proof, _) = proof.split_once("\nThe guest's life").unwrap();
     assert_eq!(
         proof,
         "  00:05.0 BAR 0 at 0xfa000000-0xfaffffff: reached 01:00.0
@@ -250,7 +335,7 @@ fn does_the_job(folder: &Folder) {
     }
     arguments.extend(["--write-guest".into(), guest.name().into(), job.clone().into()]);
     let output = relocate(&arguments);
-    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""), "{} {job}", folder.name());
+    assert_works(&output, &format!("{} {job}", folder.name()));
     println!("{}: {job} works", folder.name());
     if !lspci::is_installed() {
         return;
@@ -262,6 +347,19 @@ fn does_the_job(folder: &Folder) {
     if !fs::read_to_string(folder.dump_file()).unwrap().contains("CardBus bridge") {
         assert_eq!(skeleton(after(text(&output.stdout))), skeleton(&lspci::tree(&guest.0)), "{} {job}", folder.name());
     }
+}
+
+/// The function is reached and survives all of the guest's life, but for a known limit: where bridges are removed and
+/// what is behind them is placed anew, something may get the addresses the function left.
+fn assert_works(output: &Output, job: &str) {
+    let errors = text(&output.stderr);
+    let Some(failures) = errors.strip_prefix("relocate: the guest's life fails\n") else {
+        assert_eq!((output.status.code(), errors), (Some(0), ""), "{job}");
+        return;
+    };
+    let is_known = |line: &str| line.contains(" after RemoveBridges: ") || line.contains(" after RemoveEverything: ");
+    assert_eq!((output.status.code(), failures.lines().all(is_known)), (Some(1), true), "{job}: {errors}");
+    println!("{job}, known limit: {failures}");
 }
 
 /// The tree in a report.

@@ -1,12 +1,13 @@
 //! The command line.
 
+use core::fmt;
 use core::str::FromStr;
 use std::path::PathBuf;
 
 use lexopt::{Arg, Parser, ValueExt};
 use pci_remap::sim::dump::SegmentBdf;
 use pci_remap::sim::guest::Kind;
-use pci_remap::{Guest, Host, ParseBdfError, Placement};
+use pci_remap::{Dword, Guest, Host, ParseBdfError, Placement};
 use thiserror::Error;
 
 pub(crate) const HELP: &str = "\
@@ -22,13 +23,18 @@ Options:
   --guest NAME          linux-6.1 (default), linux-6.15, freebsd or edk2
   --device HOST=GUEST   moves all functions of a device, each keeps its function number
   --hide BDF            hides a function
+  --explain BDF:OFFSET  says what the guest reads and writes there, as in 01:01.0:0x04, and why; may be repeated
   --pre-assigned        finds addresses for the BARs of moved functions, instead of leaving that to the guest
   --write-guest FILE    writes the configuration space the guest reads, for lspci -F FILE
   --verbose             shows everything the guest logs
   --help                shows this text
 
 Without HOST=GUEST and --dump it moves the disk of the bundled machine, 09:00.0=01:01.0.
-Exit status: 0 when every BAR of a moved function reaches it, 1 when not or when the plan is refused, 2 for a usage error.
+A Linux guest also lives on after it booted: ports are suspended, functions reset, removed and found again, the machine
+sleeps, another kernel is started. That is shown step by step.
+
+Exit status: 0 when every BAR of a moved function reaches it and it survives that life, or fails in it as it does without
+a move; 1 when not, or when the plan is refused; 2 for a usage error.
 ";
 
 pub(crate) enum Request {
@@ -42,6 +48,7 @@ pub(crate) struct Job {
     pub(crate) guest: Kind,
     pub(crate) moves: Vec<Move>,
     pub(crate) hidden: Vec<SegmentBdf>,
+    pub(crate) explained: Vec<Register>,
     pub(crate) placement: Placement,
     pub(crate) write_guest: Option<PathBuf>,
     pub(crate) verbose: bool,
@@ -65,11 +72,51 @@ impl Job {
     /// The segment groups it is about.
     pub(crate) fn segments(&self) -> impl Iterator<Item = u16> {
         let moved = self.moves.iter().map(|one| one.host.0.segment);
-        moved.chain(self.hidden.iter().map(|hidden| hidden.segment))
+        let explained = self.explained.iter().map(|register| register.function.segment);
+        moved.chain(self.hidden.iter().map(|hidden| hidden.segment)).chain(explained)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.moves.is_empty() && self.hidden.is_empty()
+    }
+}
+
+/// A register the guest may access.
+#[derive(Clone, Copy)]
+pub(crate) struct Register {
+    pub(crate) function: SegmentBdf,
+    pub(crate) dword: Dword,
+}
+
+/// The text names no register.
+#[derive(Debug, Error)]
+pub(crate) enum RegisterError {
+    #[error("expected BDF:OFFSET, as in 0000:01:01.0:0x04")]
+    NoPair,
+    #[error("{0:?} is {1}")]
+    Address(String, ParseBdfError),
+    #[error("{0:?} is no offset: expected 0 to fff in hexadecimal")]
+    Offset(String),
+}
+
+impl fmt::Display for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.function, self.dword)
+    }
+}
+
+impl FromStr for Register {
+    type Err = RegisterError;
+
+    /// Any offset stands for the DWORD it is in.
+    fn from_str(text: &str) -> Result<Self, RegisterError> {
+        let (function, offset) = text.rsplit_once(':').ok_or(RegisterError::NoPair)?;
+        let function = function.parse().map_err(|error| RegisterError::Address(function.into(), error))?;
+        let digits = offset.strip_prefix("0x").unwrap_or(offset);
+        let is_plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u16::from_str_radix(digits, 16).ok().filter(|number| is_plain && *number < 0x1000);
+        let number = number.ok_or_else(|| RegisterError::Offset(offset.into()))?;
+        Ok(Self { function, dword: Dword::holding(number) })
     }
 }
 
@@ -102,7 +149,7 @@ pub(crate) fn parse() -> Result<Request, lexopt::Error> {
     let mut parser = Parser::from_env();
     let (mut dump, mut resources, mut write_guest) = (None, None, None);
     let mut guest = Kind::Linux61;
-    let (mut moves, mut hidden) = (Vec::<Move>::new(), Vec::new());
+    let (mut moves, mut hidden, mut explained) = (Vec::<Move>::new(), Vec::new(), Vec::new());
     let mut placement = Placement::GuestAssigns;
     let mut verbose = false;
     while let Some(argument) = parser.next()? {
@@ -114,6 +161,7 @@ pub(crate) fn parse() -> Result<Request, lexopt::Error> {
             Arg::Long("guest") => guest = parser.value()?.parse()?,
             Arg::Long("device") => moves.push(Move { whole_device: true, ..parser.value()?.parse()? }),
             Arg::Long("hide") => hidden.push(parser.value()?.parse()?),
+            Arg::Long("explain") => explained.push(parser.value()?.parse()?),
             Arg::Long("pre-assigned") => placement = Placement::PreAssigned,
             Arg::Long("verbose") => verbose = true,
             Arg::Long("help") => return Ok(Request::Help),
@@ -128,5 +176,5 @@ pub(crate) fn parse() -> Result<Request, lexopt::Error> {
     if matches!(source, Source::Bundled) && moves.is_empty() && hidden.is_empty() {
         moves.push("09:00.0=01:01.0".parse().map_err(|error: MoveError| lexopt::Error::Custom(error.into()))?);
     }
-    Ok(Request::Run(Job { source, guest, moves, hidden, placement, write_guest, verbose }))
+    Ok(Request::Run(Job { source, guest, moves, hidden, explained, placement, write_guest, verbose }))
 }

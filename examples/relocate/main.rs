@@ -7,11 +7,13 @@
 //! ```
 
 mod arguments;
+mod life;
 mod names;
 mod registers;
 mod report;
 mod segment;
 
+use core::fmt::Display;
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -66,6 +68,8 @@ enum Failure {
     Output(io::Error),
     #[error("{0} of the moved functions' BARs do not reach them")]
     NotReached(usize),
+    #[error("the guest's life fails{list}", list = list(.0))]
+    NotAlive(Vec<life::Failure>),
 }
 
 impl Failure {
@@ -74,9 +78,9 @@ impl Failure {
     }
 }
 
-/// One line for each finding.
-fn list(findings: &[Finding]) -> String {
-    findings.iter().fold(String::new(), |list, finding| list + &format!("\n  {finding}"))
+/// One line for each.
+fn list(lines: &[impl Display]) -> String {
+    lines.iter().fold(String::new(), |list, line| list + &format!("\n  {line}"))
 }
 
 fn run() -> Result<(), Failure> {
@@ -109,11 +113,20 @@ fn run() -> Result<(), Failure> {
     for segment in segments.iter_mut().filter(|segment| segment.is_changed()) {
         missed += report::segment(&mut text, segment, &names, job.verbose);
     }
+    for register in &job.explained {
+        let segment = segments.iter_mut().filter(|segment| segment.number == register.function.segment);
+        segment.for_each(|segment| report::explained(&mut text, segment, *register));
+    }
     print(&text)?;
     if let Some(path) = &job.write_guest {
         write_guest(path, &mut segments, &names)?;
     }
-    if missed == 0 { Ok(()) } else { Err(Failure::NotReached(missed)) }
+    if missed != 0 {
+        return Err(Failure::NotReached(missed));
+    }
+    let failures = segments.iter().filter_map(|segment| segment.lived.as_ref()).flat_map(|lived| &lived.failures);
+    let failures: Vec<_> = failures.cloned().collect();
+    if failures.is_empty() { Ok(()) } else { Err(Failure::NotAlive(failures)) }
 }
 
 fn load(source: &Source) -> Result<(Dump, Option<Resources>), Failure> {

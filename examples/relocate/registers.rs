@@ -1,6 +1,7 @@
 //! Names of registers, and ranges of them.
 
 use pci_remap::spec::capability::{CapabilityId, ExtendedCapabilityId};
+use pci_remap::spec::express;
 use pci_remap::spec::header::{self, HeaderType};
 use pci_remap::topology::Function;
 use pci_remap::{Dword, Remapper};
@@ -70,6 +71,42 @@ fn name(function: &Function, dword: Dword) -> Option<String> {
     let standard = function.capabilities().iter().find(|entry| entry.dword == dword);
     let extended = function.extended_capabilities().iter().find(|entry| entry.dword == dword);
     standard.map(|entry| capability_name(entry.id)).or_else(|| extended.map(|entry| extended_name(entry.id)))
+}
+
+/// The registers of any DWORD, also of those after the first of a capability.
+pub(crate) fn full_name(function: &Function, dword: Dword) -> Option<String> {
+    let offset_in = |first: Dword, dwords| dword.index().checked_sub(first.index()).filter(|offset| *offset < dwords);
+    let mut standard = function.capabilities().iter().filter(|entry| entry.id == CapabilityId::PCI_EXPRESS);
+    let express = standard.find_map(|entry| express_name(offset_in(entry.dword, entry.dwords)?));
+    let starts = function.capabilities().iter().map(|entry| (entry.dword, entry.dwords));
+    let starts = starts.chain(function.extended_capabilities().iter().map(|entry| (entry.dword, entry.dwords)));
+    let mut within = starts.filter_map(|(first, dwords)| Some((first, offset_in(first, dwords)?)));
+    match (express, within.find(|(_, offset)| *offset != 0)) {
+        (Some(express), _) => Some(express.to_owned()),
+        (None, Some((first, offset))) => Some(format!("{}, its offset {:02X}h", name(function, first)?, 4 * offset)),
+        (None, None) => name(function, dword),
+    }
+}
+
+/// The registers of the PCI Express Capability, but for its first DWORD.
+fn express_name(register: u16) -> Option<&'static str> {
+    Some(match register {
+        express::DEVICE_CAPABILITIES => "Device Capabilities",
+        express::DEVICE_CONTROL => "Device Control, Device Status",
+        express::LINK_CAPABILITIES => "Link Capabilities",
+        express::LINK_CONTROL => "Link Control, Link Status",
+        express::SLOT_CAPABILITIES => "Slot Capabilities",
+        express::SLOT_CONTROL => "Slot Control, Slot Status",
+        express::ROOT_CONTROL => "Root Control, Root Capabilities",
+        express::ROOT_STATUS => "Root Status",
+        express::DEVICE_CAPABILITIES_2 => "Device Capabilities 2",
+        express::DEVICE_CONTROL_2 => "Device Control 2, Device Status 2",
+        express::LINK_CAPABILITIES_2 => "Link Capabilities 2",
+        express::LINK_CONTROL_2 => "Link Control 2, Link Status 2",
+        express::SLOT_CAPABILITIES_2 => "Slot Capabilities 2",
+        express::SLOT_CONTROL_2 => "Slot Control 2, Slot Status 2",
+        _ => return None,
+    })
 }
 
 fn header_name(header_type: HeaderType, offset: u16) -> &'static str {

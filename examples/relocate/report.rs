@@ -4,11 +4,13 @@ use core::fmt::{Display, Write as _};
 use std::collections::BTreeSet;
 
 use pci_remap::delta::Backing;
+use pci_remap::sim::dump::SegmentBdf;
 use pci_remap::sim::machine::{Request, signature};
 use pci_remap::sim::vm::Exits;
 use pci_remap::topology::ROM;
-use pci_remap::{Bdf, Guest, Host, Relocation, Space, Span};
+use pci_remap::{Access, Bdf, Guest, Host, Relocation, Space, Span};
 
+use crate::arguments::Register;
 use crate::names::Names;
 use crate::registers;
 use crate::segment::Segment;
@@ -26,11 +28,28 @@ pub(crate) fn segment(text: &mut String, segment: &mut Segment, names: &Names, v
     section(text, "Hooks", hooks(segment));
     let proofs = proofs(segment);
     section(text, "Proof", proofs.iter().map(|proof| &proof.line));
+    if let Some(lived) = &segment.lived {
+        section(text, "The guest's life after booting", &lived.lines);
+    }
     let conflicts = conflicts(segment);
     if !conflicts.is_empty() {
         section(text, "Conflicts: more than one function answers", conflicts);
     }
     proofs.iter().filter(|proof| !proof.holds).count()
+}
+
+/// Appends what the guest reads and writes at an address, and why.
+pub(crate) fn explained(text: &mut String, segment: &mut Segment, register: Register) {
+    let Register { function: SegmentBdf { bdf, .. }, dword } = register;
+    let access = Guest(Access::whole(bdf, dword));
+    let host = segment.vm.remapper().to_host(Guest(bdf)).unwrap_or(Some(Host(bdf)));
+    let function = host.and_then(|host| segment.topology.view().function(host));
+    let name = function.and_then(|function| registers::full_name(function, dword));
+    let name = name.map_or_else(String::new, |name| format!(" ({name})"));
+    let explanation = format!("{:#}", segment.vm.remapper().explain(access));
+    let value = segment.vm.config_read(access);
+    let lines = explanation.lines().map(str::to_owned).chain([format!("  now reads: {value:08x}")]);
+    section(text, &format!("Explained: {register}{name}"), lines);
 }
 
 /// Addresses at which hardware answers twice, as when the guest puts something where a moved function's real BAR is.

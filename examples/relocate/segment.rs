@@ -9,6 +9,7 @@ use pci_remap::{Access, Bdf, Dword, Finding, Grade, Guest, Host, Plan, PlanError
 
 use crate::Failure;
 use crate::arguments::{Job, Move};
+use crate::life::{self, Lived};
 use crate::names::Names;
 
 pub(crate) struct Segment {
@@ -25,6 +26,8 @@ pub(crate) struct Segment {
     pub(crate) after: Boot,
     /// What booting cost.
     pub(crate) exits: Exits,
+    /// What came after it; for guests that only boot there is nothing.
+    pub(crate) lived: Option<Lived>,
 }
 
 impl Segment {
@@ -40,10 +43,12 @@ impl Segment {
         }
         let (moves, hidden) = (plan.relocations().to_vec(), plan.hidden().to_vec());
         let mut vm = Vm::start(machine.clone(), &plan).map_err(|error| Failure::Plan(number, error))?;
+        let lived = life::live(job.guest, machine.clone(), vm.clone(), &topology, &moves);
         let before = boot(job.guest, &mut machine);
         let after = boot(job.guest, &mut vm);
         let exits = vm.exits();
-        Ok(Self { number, assumptions, topology, moves, hidden, findings, bare: machine, before, vm, after, exits })
+        let bare = machine;
+        Ok(Self { number, assumptions, topology, moves, hidden, findings, bare, before, vm, after, exits, lived })
     }
 
     /// Whether the plan does anything.

@@ -357,6 +357,11 @@ impl<'p> Life<'p> {
         format!(" {:04x}:{bdf}: ", self.linux.config.firmware.segment)
     }
 
+    /// What went wrong so far, oldest first.
+    pub fn failures(&self) -> &[Failure] {
+        &self.failures
+    }
+
     /// The end: what is true of the watched functions now, and everything that went wrong.
     pub fn finish(mut self) -> Report {
         let watched = self.watched.clone().into_iter().map(|bdf| self.watched(bdf)).collect();
