@@ -8,8 +8,11 @@ const HEADER_TYPE: u32 = 0x0c;
 const BAR0: u32 = 0x10;
 const CAPABILITIES: u32 = 0x34;
 const MEMORY_SPACE_ENABLE: u32 = 2;
+const BUS_MASTER_ENABLE: u32 = 1 << 2;
 /// Capability ID of MSI.
 pub const MSI: u32 = 5;
+const MSI_X: u32 = 0x11;
+const MSIX_ENABLE: u32 = 1 << 31;
 
 /// A function, by its Routing ID.
 #[derive(Clone, Copy, PartialEq)]
@@ -175,8 +178,9 @@ impl Function {
         self.write(COMMAND, command);
     }
 
-    pub fn enable_memory(self) {
-        self.write(COMMAND, self.read(COMMAND) & 0xffff | MEMORY_SPACE_ENABLE);
+    /// Lets its memory be used, and lets it send messages.
+    pub fn enable(self) {
+        self.write(COMMAND, self.read(COMMAND) & 0xffff | MEMORY_SPACE_ENABLE | BUS_MASTER_ENABLE);
     }
 
     /// Where a capability is.
@@ -192,8 +196,11 @@ impl Function {
         None
     }
 
-    /// Message Control, Address and Data (7.7.1).
+    /// Message Control, Address and Data (7.7.1). MSI-X, which whoever was there before may have left on, goes off.
     pub fn enable_msi(self, at: u32, address: u32, data: u32) {
+        if let Some(msix) = self.capability(MSI_X) {
+            self.write(msix, self.read(msix) & !MSIX_ENABLE);
+        }
         let control = self.read(at);
         let is_64_bit = control & 0x80_0000 != 0;
         self.write(at + 4, address);

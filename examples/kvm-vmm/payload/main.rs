@@ -68,7 +68,7 @@ fn try_function(function: Function, found: &Found, parameters: &Parameters) -> b
         };
         function.place(bar, at);
     }
-    function.enable_memory();
+    function.enable();
     for bar in bars.iter_mut().flatten().filter(|bar| bar.is_memory()) {
         let first = bar.address;
         let own = read(first, 0);

@@ -1,7 +1,8 @@
 //! The ACPI tables of a PC without legacy hardware: where its processor, host bridge, ECAM window and serial port are.
 
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, PackageBuilder, Path,
+    ResourceTemplate,
 };
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace as Space, GAS};
@@ -17,6 +18,7 @@ use pci_remap::delta;
 use crate::bus::{RESET, SERIAL, SLEEP};
 use crate::console;
 use crate::hardware::Hardware;
+use crate::interrupts::INTX;
 
 const OEM: [u8; 6] = *b"REMAP ";
 const TABLE: [u8; 8] = *b"KVMVMM  ";
@@ -30,7 +32,7 @@ pub fn tables(at: u64, hardware: &Hardware) -> Vec<u8> {
         table.to_aml_bytes(&mut tables);
         address
     };
-    let Guest(ecam) = hardware.ecam().span();
+    let Guest(ecam) = hardware.ecam.span();
 
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, 1);
     dsdt.append_slice(&definitions(hardware));
@@ -64,7 +66,7 @@ pub fn tables(at: u64, hardware: &Hardware) -> Vec<u8> {
 /// The devices, in AML.
 fn definitions(hardware: &Hardware) -> Vec<u8> {
     let name = |name: &str, value: &dyn Aml| Name::new(Path::new(name), value);
-    let Guest(ecam) = hardware.ecam().span();
+    let Guest(ecam) = hardware.ecam.span();
 
     // What the host bridge forwards.
     let memory = |start, last| AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, start, last, None);
@@ -78,6 +80,11 @@ fn definitions(hardware: &Hardware) -> Vec<u8> {
         });
     }
     let forwards = ResourceTemplate::new(forwards.iter().map(|window| &**window).collect());
+    // Every Interrupt Pin of every device ends at the same line.
+    let mut pins = PackageBuilder::new();
+    for (device, pin) in (0..32_u32).flat_map(|device| (0..4_u8).map(move |pin| (device, pin))) {
+        pins.add_element(&Package::new(vec![&(device << 16 | 0xffff), &pin, &aml::ZERO, &INTX]));
+    }
     let (express, conventional) = (EISAName::new("PNP0A08"), EISAName::new("PNP0A03"));
     let bridge = [
         name("_HID", &express),
@@ -86,6 +93,7 @@ fn definitions(hardware: &Hardware) -> Vec<u8> {
         name("_SEG", &aml::ZERO),
         name("_BBN", &aml::ZERO),
         name("_CRS", &forwards),
+        name("_PRT", &pins),
     ];
 
     // Linux trusts MCFG only where the mainboard reserves the window (`pci_mmcfg_check_reserved`).

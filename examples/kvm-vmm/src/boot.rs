@@ -4,18 +4,18 @@ use std::fs::{self, File};
 use std::io::Cursor;
 use std::path::Path;
 
+use anyhow::{Context, Result, bail, ensure};
 use linux_loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::elf::Elf;
-use linux_loader::loader::{Error as LoaderError, KernelLoader, KernelLoaderResult};
+use linux_loader::loader::{KernelLoader, KernelLoaderResult};
 use pci_remap::{Guest, Space};
-use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::acpi;
-use crate::arguments::{Job, Software};
+use crate::arguments::Job;
 use crate::hardware::Hardware;
-use crate::{Failure, memory::Ram};
+use crate::memory::Ram;
 
 /// What the payload wants to know, or Linux's zero page.
 const PARAMETERS: u64 = 0x7000;
@@ -30,15 +30,6 @@ const HIGH_MEMORY: u64 = 0x10_0000;
 
 static PAYLOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/payload"));
 
-/// Why a kernel cannot be started.
-#[derive(Debug, Error)]
-pub enum KernelError {
-    #[error("neither a vmlinux nor a bzImage that starts in 64-bit mode: {0}")]
-    Format(LoaderError),
-    #[error("the RAM of the guest has no room for it; see --memory")]
-    NoRoom,
-}
-
 /// Where the processor starts, and what it finds in RSI.
 #[derive(Debug, Clone, Copy)]
 pub struct Start {
@@ -47,61 +38,55 @@ pub struct Start {
 }
 
 /// Loads the job's guest.
-pub fn load(job: &Job, ram: &Ram, hardware: &Hardware) -> Result<Start, Failure> {
-    match &job.guest {
-        Some(Software::Linux { kernel, initrd, cmdline }) => linux(ram, hardware, kernel, initrd.as_deref(), cmdline),
-        _ => payload(job, ram, hardware),
+pub fn load(job: &Job, ram: &Ram, hardware: &Hardware) -> Result<Start> {
+    match &job.kernel {
+        Some(kernel) => linux(job, ram, hardware, kernel).with_context(|| kernel.display().to_string()),
+        None => payload(job, ram, hardware),
     }
 }
 
-fn payload(job: &Job, ram: &Ram, hardware: &Hardware) -> Result<Start, Failure> {
-    let loaded = Elf::load(ram, None, &mut Cursor::new(PAYLOAD), None)?;
+fn payload(job: &Job, ram: &Ram, hardware: &Hardware) -> Result<Start> {
+    let loaded = Elf::load(ram, None, &mut Cursor::new(PAYLOAD), None).context("the built-in guest")?;
     let low = hardware.windows().filter(|window| window.space == Space::Memory && window.span.last() < 1 << 32);
     let low = low.max_by_key(|window| window.span.len()).map_or([0, 0], |low| [low.span.start(), low.span.last()]);
-    let Guest(ecam) = hardware.ecam().span();
+    let Guest(ecam) = hardware.ecam.span();
     let parameters = [ecam.start(), low[0], low[1], job.rounds.into()];
     write(ram, PARAMETERS, &parameters.map(u64::to_le_bytes).concat())?;
     Ok(Start { entry: loaded.kernel_load.0, parameters: PARAMETERS })
 }
 
-fn linux(
-    ram: &Ram,
-    hardware: &Hardware,
-    kernel: &Path,
-    initrd: Option<&Path>,
-    cmdline: &str,
-) -> Result<Start, Failure> {
-    let in_file = |path: &Path, error| Failure::File { path: path.into(), error };
-    let in_kernel = |error| Failure::Kernel { path: kernel.into(), error };
-    let mut file = File::open(kernel).map_err(|error| in_file(kernel, error))?;
+fn linux(job: &Job, ram: &Ram, hardware: &Hardware, kernel: &Path) -> Result<Start> {
+    let mut file = File::open(kernel)?;
     // The 64-bit entry of a bzImage is 200h behind its 32-bit one.
     let (loaded, offset) = match Elf::load(ram, None, &mut file, Some(GuestAddress(HIGH_MEMORY))) {
         Ok(loaded) => (loaded, 0),
         Err(_) => match BzImage::load(ram, None, &mut file, Some(GuestAddress(HIGH_MEMORY))) {
             Ok(loaded) => (loaded, 0x200),
-            Err(error) => return Err(in_kernel(KernelError::Format(error))),
+            Err(error) => bail!("neither a vmlinux nor a bzImage that starts in 64-bit mode: {error}"),
         },
     };
     let mut header = header(&loaded);
-    if let Some(path) = initrd {
-        let bytes = fs::read(path).map_err(|error| in_file(path, error))?;
-        let top = ram.last_addr().0 + 1;
-        let start = top.checked_sub(bytes.len() as u64).map(|start| start & !0xfff);
-        let start = start.filter(|start| *start >= loaded.kernel_end).ok_or_else(|| in_kernel(KernelError::NoRoom))?;
-        write(ram, start, &bytes)?;
-        (header.ramdisk_image, header.ramdisk_size) = (start as u32, bytes.len() as u32);
-    }
+    // A bzImage unpacks itself to where it likes to be, and its RAM disk has to be above.
+    let end = loaded.kernel_end.max(header.pref_address + u64::from(header.init_size));
+    let top = ram.last_addr().0 + 1;
+    let disk = job.initrd.as_deref().map(|path| fs::read(path).with_context(|| path.display().to_string()));
+    let disk = disk.transpose()?.unwrap_or_default();
+    let start = top.saturating_sub(disk.len() as u64) & !0xfff;
+    ensure!(start >= end, "the RAM of the guest has no room for it; see --memory");
+    write(ram, start, &disk)?;
+    (header.ramdisk_image, header.ramdisk_size) = (start as u32, disk.len() as u32);
+    let cmdline = &job.cmdline;
     write(ram, COMMAND_LINE, &[cmdline.as_bytes(), &[0]].concat())?;
     (header.cmd_line_ptr, header.cmdline_size) = (COMMAND_LINE as u32, cmdline.len() as u32);
 
     write(ram, TABLES, &acpi::tables(TABLES, hardware))?;
     write(ram, RESET_VECTOR, &RESET_CODE)?;
     let mut parameters = boot_params { hdr: header, acpi_rsdp_addr: TABLES, ..Default::default() };
-    let Guest(ecam) = hardware.ecam().span();
+    let Guest(ecam) = hardware.ecam.span();
     let map = [
         (0, 0xa_0000, RAM),
         (TABLES, HIGH_MEMORY - TABLES, RESERVED),
-        (HIGH_MEMORY, ram.last_addr().0 + 1 - HIGH_MEMORY, RAM),
+        (HIGH_MEMORY, top - HIGH_MEMORY, RAM),
         (ecam.start(), ecam.len(), RESERVED),
     ];
     for (entry, (addr, size, kind)) in parameters.e820_table.iter_mut().zip(map) {
@@ -129,6 +114,6 @@ fn header(loaded: &KernelLoaderResult) -> setup_header {
     header
 }
 
-fn write(ram: &Ram, address: u64, bytes: &[u8]) -> Result<(), Failure> {
+fn write(ram: &Ram, address: u64, bytes: &[u8]) -> Result<()> {
     Ok(ram.write_slice(bytes, GuestAddress(address))?)
 }

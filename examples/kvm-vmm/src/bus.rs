@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pci_remap::mechanism::{ConfigAddress, Ecam, PortAccess};
+use pci_remap::mechanism::{ConfigAddress, PortAccess};
 use pci_remap::sim::vm::TOUCHED;
 use pci_remap::topology::ConfigSpace;
 use pci_remap::{
@@ -11,6 +11,7 @@ use pci_remap::{
 
 use crate::console::Port;
 use crate::hardware::Hardware;
+use crate::lock;
 use crate::second_stage::SecondStage;
 
 /// The serial port, COM1.
@@ -36,16 +37,14 @@ pub enum Stop {
     SwitchedOff(u8),
 }
 
-/// What the guest's exits were for.
 #[derive(Debug, Default)]
-pub struct Counts {
+struct Counts {
     config: u64,
     windows: u64,
     /// In windows that are to be mapped: a lost mapping, or memory that VFIO does not map.
     unmapped: u64,
     elsewhere: u64,
     ports: u64,
-    slots: u64,
 }
 
 pub struct Bus {
@@ -53,10 +52,8 @@ pub struct Bus {
     hardware: Hardware,
     second_stage: SecondStage,
     config_address: ConfigAddress,
-    ecam: Ecam,
     serial: Port,
     counts: Counts,
-    hammered: u64,
 }
 
 impl Bus {
@@ -68,13 +65,8 @@ impl Bus {
         serial: Port,
     ) -> Self {
         apply(remapper.pending(), &mut second_stage, &hardware);
-        let ecam = hardware.ecam();
         let config_address = ConfigAddress::default();
-        Self { remapper, hardware, second_stage, config_address, ecam, serial, counts: Counts::default(), hammered: 0 }
-    }
-
-    pub fn counts(&self) -> Counts {
-        Counts { slots: self.second_stage.changes(), ..self.counts }
+        Self { remapper, hardware, second_stage, config_address, serial, counts: Counts::default() }
     }
 
     pub fn port_read(&mut self, port: u16, data: &mut [u8]) {
@@ -101,7 +93,7 @@ impl Bus {
     }
 
     pub fn memory_read(&mut self, address: u64, data: &mut [u8]) {
-        let mut pieces = self.ecam.pieces(address, data.len() as u8).peekable();
+        let mut pieces = self.hardware.ecam.pieces(address, data.len() as u8).peekable();
         if pieces.peek().is_none() {
             return self.window_read(Space::Memory, address, data);
         }
@@ -110,7 +102,7 @@ impl Bus {
     }
 
     pub fn memory_write(&mut self, address: u64, data: &[u8]) {
-        let mut pieces = self.ecam.pieces(address, data.len() as u8).peekable();
+        let mut pieces = self.hardware.ecam.pieces(address, data.len() as u8).peekable();
         if pieces.peek().is_none() {
             self.window_write(Space::Memory, address, data);
         }
@@ -184,26 +176,24 @@ impl Bus {
 
     /// What a device that is busy does to the same functions: it uses its memory through every slot there is, and looks
     /// whether the slot leads to it. Whether all do.
-    pub fn hammer(&mut self) -> bool {
-        self.hammered += 1;
-        let pattern = self.hammered.to_le_bytes();
+    pub fn hammer(&mut self, pattern: u64) -> bool {
         let slots: Vec<_> = self.second_stage.slots().collect();
         slots.into_iter().all(|(guest, address)| {
             let Translation::Host(Host(host)) = self.remapper.translate(Space::Memory, Guest(guest)) else {
                 return false;
             };
             let mut read = [0; 8];
-            self.hardware.window_write(Space::Memory, host + HAMMERED, &pattern);
+            self.hardware.window_write(Space::Memory, host + HAMMERED, &pattern.to_le_bytes());
             self.hardware.window_read(Space::Memory, host + HAMMERED, &mut read);
             let leads_there = Span::new(host, 8).and_then(|span| self.hardware.mapping_of(Host(span))) == Some(address);
-            leads_there && read == pattern
+            leads_there && read == pattern.to_le_bytes()
         })
     }
 
     fn device_port_read(&mut self, port: u16, data: &mut [u8]) {
         self.counts.ports += 1;
         match port {
-            SERIAL..=0x3ff if data.len() == 1 => data[0] = self.serial.read((port - SERIAL) as u8),
+            SERIAL..=0x3ff if data.len() == 1 => data[0] = lock(&self.serial).read((port - SERIAL) as u8),
             // Nothing in the keyboard controller; a clock without battery; nothing to wake up from.
             0x64 | 0x71 | SLEEP..=0x601 => data.fill(0),
             _ => self.window_read(Space::Io, port.into(), data),
@@ -213,7 +203,8 @@ impl Bus {
     fn device_port_write(&mut self, port: u16, data: &[u8]) -> Option<Stop> {
         self.counts.ports += 1;
         match (port, data) {
-            (SERIAL..=0x3ff, [byte]) => self.serial.write((port - SERIAL) as u8, *byte),
+            // An error is that of a closed standard output: the guest goes on without.
+            (SERIAL..=0x3ff, [byte]) => drop(lock(&self.serial).write((port - SERIAL) as u8, *byte)),
             (EXIT, [status, ..]) => return Some(Stop::SwitchedOff(*status)),
             // Sleep Enable, bit 5. There is only S5.
             (SLEEP, [control]) if control & 0x20 != 0 => return Some(Stop::SwitchedOff(0)),
@@ -228,11 +219,7 @@ impl Bus {
     }
 
     fn ring(&mut self, guest: Guest<Bdf>) {
-        let host = match self.remapper.to_host(guest) {
-            Some(host) => host,
-            None => Some(Host(guest.0)),
-        };
-        if let Some(host) = host {
+        if let Some(host) = self.remapper.to_host(guest).unwrap_or(Some(Host(guest.0))) {
             self.hardware.ring(host);
         }
     }
@@ -256,13 +243,15 @@ fn width(len: usize) -> Option<Width> {
     }
 }
 
-fn little_endian(data: &[u8]) -> u64 {
+pub fn little_endian(data: &[u8]) -> u64 {
     data.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
-impl fmt::Display for Counts {
+/// What the guest's exits were for.
+impl fmt::Display for Bus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { config, windows, unmapped, elsewhere, ports, slots } = self;
+        let Counts { config, windows, unmapped, elsewhere, ports } = self.counts;
+        let slots = self.second_stage.changes;
         write!(f, "{config} configuration accesses, {slots} slot changes; exits: {windows} for trapped windows, ")?;
         write!(f, "{unmapped} for mapped ones, {elsewhere} for other memory, {ports} for other ports")
     }

@@ -1,23 +1,24 @@
 //! The guest's serial port on this terminal.
 
 use std::io::{self, Read, Stdout, Write};
-use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, Weak};
+use std::mem::MaybeUninit;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use anyhow::{Context, Result};
 use kvm_ioctls::VmFd;
+use libc::{STDIN_FILENO, c_int, c_void, siginfo_t, termios};
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use vmm_sys_util::terminal::Terminal as _;
+use vmm_sys_util::signal::register_signal_handler;
+use vmm_sys_util::terminal::Terminal;
 
-use crate::Failure;
+use crate::lock;
 
 /// The interrupt line of COM1.
 pub const LINE: u32 = 4;
 /// Ctrl-A, then x, ends the guest.
 const ESCAPE: u8 = 1;
-
-type Uart = Serial<Line, NoEvents, Stdout>;
 
 /// This terminal: raw while guests run, and as it was afterwards.
 pub struct Console {
@@ -25,18 +26,10 @@ pub struct Console {
     uart: Arc<Mutex<Weak<Mutex<Uart>>>>,
 }
 
-/// Standard input, where it is a terminal.
-struct Terminal;
-
-// SAFETY: descriptor 0 is nobody else's.
-unsafe impl vmm_sys_util::terminal::Terminal for Terminal {
-    fn tty_fd(&self) -> RawFd {
-        0
-    }
-}
+type Uart = Serial<Line, NoEvents, Stdout>;
 
 /// The guest's end.
-pub struct Port(Arc<Mutex<Uart>>);
+pub type Port = Arc<Mutex<Uart>>;
 
 /// The interrupt of the serial port.
 pub struct Line(EventFd);
@@ -52,38 +45,26 @@ impl Trigger for Line {
 impl Console {
     pub fn new() -> Self {
         let console = Self { uart: Arc::default() };
-        // Where there is no terminal, there is nothing to make raw.
-        let _ = Terminal.set_raw_mode();
+        make_raw();
         let uart = console.uart.clone();
         std::thread::spawn(move || type_into(&uart));
         console
     }
 
     /// A serial port for a guest.
-    pub fn connect(&self, vm: &VmFd) -> Result<Port, Failure> {
+    pub fn connect(&self, vm: &VmFd) -> Result<Port> {
         let line = EventFd::new(EFD_NONBLOCK)?;
-        vm.register_irqfd(&line, LINE).map_err(|error| Failure::Kvm("the serial port's interrupt", error))?;
+        vm.register_irqfd(&line, LINE).context("KVM: the serial port's interrupt")?;
         let uart = Arc::new(Mutex::new(Serial::new(Line(line), io::stdout())));
-        *self.uart.lock().expect("nobody panics with it") = Arc::downgrade(&uart);
-        Ok(Port(uart))
+        *lock(&self.uart) = Arc::downgrade(&uart);
+        Ok(uart)
     }
 }
 
 impl Drop for Console {
     fn drop(&mut self) {
         let _ = io::stdout().flush();
-        let _ = Terminal.set_canon_mode();
-    }
-}
-
-impl Port {
-    pub fn read(&self, register: u8) -> u8 {
-        self.0.lock().expect("nobody panics with it").read(register)
-    }
-
-    pub fn write(&self, register: u8, value: u8) {
-        // An error is that of a closed standard output: the guest goes on without.
-        let _ = self.0.lock().expect("nobody panics with it").write(register, value);
+        restore();
     }
 }
 
@@ -92,13 +73,46 @@ fn type_into(uart: &Mutex<Weak<Mutex<Uart>>>) {
     let mut escaped = false;
     for byte in io::stdin().lock().bytes().map_while(Result::ok) {
         if escaped && byte == b'x' {
-            let _ = Terminal.set_canon_mode();
+            restore();
             std::process::exit(0);
         }
         escaped = byte == ESCAPE;
-        let running = uart.lock().expect("nobody panics with it").upgrade();
+        let running = lock(uart).upgrade();
         if let Some(uart) = running {
-            let _ = uart.lock().expect("nobody panics with it").enqueue_raw_bytes(&[byte]);
+            let _ = lock(&uart).enqueue_raw_bytes(&[byte]);
         }
     }
+}
+
+/// How the terminal was, where standard input is one.
+static BEFORE: OnceLock<termios> = OnceLock::new();
+
+/// Makes the terminal raw until the VMM ends, be it by a signal.
+fn make_raw() {
+    let mut before = MaybeUninit::<termios>::uninit();
+    // SAFETY: it is as large as what the call writes.
+    if unsafe { libc::tcgetattr(STDIN_FILENO, before.as_mut_ptr()) } != 0 {
+        return;
+    }
+    // SAFETY: the call has succeeded, and so has written all of it.
+    BEFORE.get_or_init(|| unsafe { before.assume_init() });
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        register_signal_handler(signal, end).expect("a signal that can be handled");
+    }
+    let _ = io::stdin().lock().set_raw_mode();
+}
+
+/// Makes the terminal what it was.
+fn restore() {
+    if let Some(before) = BEFORE.get() {
+        // SAFETY: the settings are ones the kernel told.
+        unsafe { libc::tcsetattr(STDIN_FILENO, libc::TCSANOW, before) };
+    }
+}
+
+/// Ends the VMM by a signal. Calls nothing that a signal handler must not call.
+extern "C" fn end(signal: c_int, _: *mut siginfo_t, _: *mut c_void) {
+    restore();
+    // SAFETY: nothing of this process is used any more.
+    unsafe { libc::_exit(128 + signal) }
 }

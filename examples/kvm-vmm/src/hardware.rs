@@ -3,26 +3,26 @@
 //! The machine is the one of a dump, or just a host bridge and a root port for each bus a function is moved to. What is
 //! the hardware's is the simulator's or VFIO's business; nothing here knows what the guest sees.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
+use anyhow::{Context, Error, Result};
 use kvm_ioctls::VmFd;
 use pci_remap::mechanism::Ecam;
 use pci_remap::plan::MsixTable;
 use pci_remap::sim::dump::Dump;
 use pci_remap::sim::machine::{Blueprint, Builder, Machine, Windows, signature};
 use pci_remap::sim::platform::RootWindow as Window;
-use pci_remap::sim::vm::{FUNCTIONS, TOUCHED};
-use pci_remap::spec::capability::CapabilityId;
+use pci_remap::sim::vm::FUNCTIONS;
 use pci_remap::topology::{ConfigSpace, RootWindow, Topology};
-use pci_remap::{Access, Bdf, Dword, Host, Plan, Relocation, Remapper, Space, Span};
+use pci_remap::{Access, Bdf, Host, Plan, Relocation, Space, Span};
 
-use crate::Failure;
 use crate::arguments::Job;
-use crate::interrupts::{Message, Router};
-use crate::memory::{Mapping, Ram};
+use crate::bus::little_endian;
+use crate::interrupts::Router;
+use crate::memory::{self, Mapping, Ram};
 use crate::vfio::{self, Container, Device};
 
 /// The ECAM window of a machine that has none, or that is made up.
@@ -35,15 +35,13 @@ pub struct Hardware {
     devices: Vec<Device>,
     /// Memory of the simulated functions that are moved, by their own addresses.
     memory: Vec<(Span, Mapping)>,
-    /// Where each simulated function has its MSI Capability.
-    msi: BTreeMap<Bdf, Dword>,
-    ecam: Ecam,
+    pub ecam: Ecam,
     router: Arc<Router>,
 }
 
 impl Hardware {
     /// Opens the functions of the job, and builds the machine around them.
-    pub fn find(job: &Job, vm: &Arc<VmFd>, ram: &Ram) -> Result<Self, Failure> {
+    pub fn find(job: &Job, vm: &Arc<VmFd>, ram: &Ram) -> Result<Self> {
         let machine = match &job.dump {
             Some(dump) => load(dump, job.resources.as_deref())?,
             None => made_up(job),
@@ -52,22 +50,18 @@ impl Hardware {
         let router = Arc::new(Router::new(vm.clone())?);
         let mut devices = Vec::new();
         if !job.vfio.is_empty() {
-            job.vfio.iter().try_for_each(|(address, _)| vfio::check(*address))?;
+            job.vfio.iter().try_for_each(|(address, _)| vfio::check(vfio::SYSFS.as_ref(), *address))?;
             let container = Container::new(vm)?;
             for (nth, (address, _)) in job.vfio.iter().enumerate() {
-                devices.push(Device::open(&container, *address, stand_in(job, nth), router.clone())?);
+                devices.push(Device::open(&container, *address, stand_in(job, nth), &router)?);
             }
             container.map(ram)?;
         }
-        Ok(Self { machine, devices, memory: Vec::new(), msi: BTreeMap::new(), ecam, router })
-    }
-
-    pub fn ecam(&self) -> Ecam {
-        self.ecam
+        Ok(Self { machine, devices, memory: Vec::new(), ecam, router })
     }
 
     pub fn is_from_vfio(&self, function: Host<Bdf>) -> bool {
-        self.devices.iter().any(|device| device.bdf() == function.0)
+        self.devices.iter().any(|device| device.bdf == function.0)
     }
 
     /// The windows of the host bridges.
@@ -76,7 +70,7 @@ impl Hardware {
     }
 
     /// What there is.
-    pub fn topology(&mut self) -> Result<Box<Topology<FUNCTIONS>>, Failure> {
+    pub fn topology(&mut self) -> Result<Box<Topology<FUNCTIONS>>> {
         let mut topology = Box::new(Topology::new());
         topology.scan_into(self)?;
         for root in &self.machine.firmware().roots {
@@ -88,32 +82,25 @@ impl Hardware {
         Ok(topology)
     }
 
-    /// The moves the job asks for. Interrupts of VFIO functions are the VMM's, so it has to see their MSI-X Tables.
-    pub fn relocations(&self, job: &Job) -> Vec<Relocation> {
+    /// The moves the job asks for. Interrupts of VFIO functions are the VMM's, so it has to see their MSI-X Tables, and
+    /// knows where their INTx ends: all at one line, whatever the pin and the place.
+    pub fn relocations(&self, job: &Job, topology: &Topology<FUNCTIONS>) -> Vec<Relocation> {
         let simulated = job.moves.iter().map(|(host, guest)| Relocation::new(*host, *guest));
-        let real = self.devices.iter().zip(&job.vfio).map(|(device, (_, guest))| Relocation {
-            msix_table: MsixTable::Trapped,
-            ..Relocation::new(Host(device.bdf()), *guest)
+        let real = self.devices.iter().zip(&job.vfio).map(|(device, (_, guest))| {
+            let host = Host(device.bdf);
+            let interrupt_pin = topology.view().function(host).and_then(|function| device.interrupt_pin(function));
+            Relocation { msix_table: MsixTable::Trapped, interrupt_pin, ..Relocation::new(host, *guest) }
         });
         simulated.chain(real).collect()
     }
 
-    /// Makes the hardware ready for a guest: what the remapper asks for, and memory behind the BARs that move.
-    pub fn prepare(
-        &mut self,
-        topology: &Topology<FUNCTIONS>,
-        plan: &Plan<'_>,
-        remapper: &Remapper<TOUCHED>,
-    ) -> Result<(), Failure> {
-        for write in remapper.preparation() {
-            self.write(write.to, write.value);
-        }
-        for function in topology.functions() {
-            let Host(bdf) = function.bdf();
-            self.msi.extend(function.capability(CapabilityId::MSI).map(|at| (bdf, at)));
-            if let Some(device) = self.devices.iter_mut().find(|device| device.bdf() == bdf) {
-                device.learn(function)?;
-            } else if plan.relocations().iter().any(|moved| moved.host == function.bdf()) {
+    /// Makes the hardware ready for a guest: its interrupts, and memory behind the BARs that move.
+    pub fn prepare(&mut self, topology: &Topology<FUNCTIONS>, plan: &Plan<'_>) -> Result<()> {
+        for moved in plan.relocations() {
+            let (Host(bdf), Some(function)) = (moved.host, topology.view().function(moved.host)) else { continue };
+            if let Some(device) = self.devices.iter_mut().find(|device| device.bdf == bdf) {
+                device.learn(function, moved.interrupt_pin.is_some())?;
+            } else {
                 let bars = function.bars().filter(|bar| bar.space() == Space::Memory);
                 for (number, Host(span)) in bars.filter_map(|bar| Some((bar.number(), bar.span()?))) {
                     self.back(bdf, number, span)?;
@@ -124,10 +111,10 @@ impl Hardware {
     }
 
     /// RAM behind a BAR of a simulated function, which tells in its first page whose it is.
-    fn back(&mut self, bdf: Bdf, bar: usize, span: Span) -> Result<(), Failure> {
+    fn back(&mut self, bdf: Bdf, bar: usize, span: Span) -> Result<()> {
         let pages = span.pages();
         if !self.memory.iter().any(|(other, _)| other.covers(pages)) {
-            self.memory.push((pages, Mapping::anonymous(pages.len() as usize)?));
+            self.memory.push((pages, Mapping::new(pages.len() as usize)?));
         }
         for offset in (0..span.len().min(0x1000)).step_by(4) {
             self.window_write(Space::Memory, span.start() + offset, &signature(0, bdf, bar, offset).to_le_bytes());
@@ -137,15 +124,15 @@ impl Hardware {
 
     /// The address a slot takes to give the guest these host addresses, if they can be mapped.
     pub fn mapping_of(&self, host: Host<Span>) -> Option<u64> {
-        let devices = self.devices.iter().flat_map(Device::mappings);
+        let devices = self.devices.iter().flat_map(|device| &device.mappings);
         let (span, mapping) = self.memory.iter().chain(devices).find(|(span, _)| span.covers(host.0))?;
-        mapping.address_of(host.0.start() - span.start(), host.0.len())
+        memory::address_of(mapping, host.0.start() - span.start(), host.0.len())
     }
 
     /// Reads from a window of a moved function, by the host's address.
     pub fn window_read(&mut self, space: Space, host: u64, data: &mut [u8]) {
         if let Some((span, mapping)) = self.memory_at(space, host) {
-            mapping.read(host - span.start(), data);
+            memory::read(mapping, host - span.start(), data);
         } else if let Some((device, bar, offset)) = self.device_at(space, host) {
             device.read(bar, offset, data);
         } else {
@@ -155,7 +142,7 @@ impl Hardware {
 
     pub fn window_write(&mut self, space: Space, host: u64, data: &[u8]) {
         if let Some((span, mapping)) = self.memory_at(space, host) {
-            mapping.write(host - span.start(), data);
+            memory::write(mapping, host - span.start(), data);
         } else if let Some((device, bar, offset)) = self.device_at(space, host) {
             device.write(bar, offset, data);
         } else {
@@ -174,25 +161,19 @@ impl Hardware {
     }
 
     pub fn untouched_write(&mut self, space: Space, address: u64, data: &[u8]) {
-        let value = data.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        let value = little_endian(data);
         match space {
             Space::Memory => self.machine.memory_write(address, data.len() as u8, value),
             Space::Io => self.machine.io_write(address, data.len() as u8, value),
         }
     }
 
-    /// Makes a simulated function send its MSI (7.7.1), if it is enabled.
+    /// Makes a simulated function send its first message, if it may.
     pub fn ring(&mut self, host: Host<Bdf>) {
-        let Some(at) = self.msi.get(&host.0).copied() else { return };
-        let mut register = |index| at.plus(index).map_or(0, |at| self.machine.config_read(Access::whole(host.0, at)));
-        let control = register(0) >> 16;
-        if control & 1 == 0 {
-            return;
+        match self.machine.raise_msi(host.0, 0) {
+            Ok(signaled) => self.router.send(signaled.message),
+            Err(why) => eprintln!("kvm-vmm: {} cannot interrupt: {why}", host.0),
         }
-        let is_64_bit = control & 0x80 != 0;
-        let (high, data) = if is_64_bit { (register(2), register(3)) } else { (0, register(2)) };
-        let address = u64::from(high) << 32 | u64::from(register(1));
-        self.router.send(Message { address, data: data & 0xffff });
     }
 
     fn memory_at(&self, space: Space, host: u64) -> Option<&(Span, Mapping)> {
@@ -209,14 +190,14 @@ impl Hardware {
 
 impl ConfigSpace for Hardware {
     fn read(&mut self, access: Host<Access>) -> u32 {
-        match self.devices.iter_mut().find(|device| device.bdf() == access.0.function()) {
+        match self.devices.iter_mut().find(|device| device.bdf == access.0.function()) {
             Some(device) => device.config_read(access.0.dword()),
             None => self.machine.config_read(access.0),
         }
     }
 
     fn write(&mut self, access: Host<Access>, value: u32) {
-        match self.devices.iter_mut().find(|device| device.bdf() == access.0.function()) {
+        match self.devices.iter_mut().find(|device| device.bdf == access.0.function()) {
             Some(device) => device.config_write(access.0, value),
             None => self.machine.config_write(access.0, value),
         }
@@ -224,19 +205,18 @@ impl ConfigSpace for Hardware {
 }
 
 /// The machine of a dump.
-fn load(dump: &Path, resources: Option<&Path>) -> Result<Machine, Failure> {
-    let read = |path: &Path| match fs::read(path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) => Err(Failure::File { path: path.into(), error }),
-    };
-    let parsed: Dump = read(dump)?.parse().map_err(|error| Failure::Dump { path: dump.into(), error })?;
-    let resources = match resources {
-        None => None,
-        Some(path) => Some(read(path)?.parse().map_err(|error| Failure::Resources { path: path.into(), error })?),
-    };
-    let machines = parsed.machines(resources.as_ref());
+fn load(dump: &Path, resources: Option<&Path>) -> Result<Machine> {
+    let resources = resources.map(parsed).transpose()?;
+    let machines = parsed::<Dump>(dump)?.machines(resources.as_ref());
     let first = machines.into_iter().find(|loaded| loaded.segment == 0);
-    first.map(|loaded| loaded.machine).ok_or_else(|| Failure::NoSegment(dump.into()))
+    let first = first.with_context(|| format!("{}: the dump has no segment group 0000", dump.display()))?;
+    Ok(first.machine)
+}
+
+/// What a file says.
+fn parsed<T: FromStr<Err: Into<Error>>>(path: &Path) -> Result<T> {
+    let text = fs::read(path).map_err(Error::new).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    text.and_then(|text| text.parse().map_err(Into::into)).with_context(|| path.display().to_string())
 }
 
 /// A host bridge, and a root port for each bus a function is moved to.

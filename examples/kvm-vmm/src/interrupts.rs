@@ -1,27 +1,22 @@
-//! Message interrupts: routes from events to the guest's local APICs.
+//! How events of devices become interrupts of the guest: messages to its local APICs, and one line for Interrupt Pins.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex};
 
+use anyhow::{Context, Result};
 use kvm_bindings::{
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KvmIrqRouting, kvm_irq_routing_entry, kvm_msi,
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry, kvm_msi,
 };
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{Cap, VmFd};
+use pci_remap::sim::platform::Message;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::Failure;
+use crate::lock;
 
 /// Pins of the I/O APIC; messages get the numbers after them.
 const PINS: u32 = 24;
-
-/// What a function writes to interrupt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message {
-    pub address: u64,
-    pub data: u32,
-}
+/// The pin of the I/O APIC at which all INTx of the guest's functions end. The ACPI tables name it.
+pub const INTX: u32 = 16;
 
 /// KVM's routing table, which is set as a whole.
 pub struct Router {
@@ -30,57 +25,41 @@ pub struct Router {
 }
 
 impl Router {
-    pub fn new(vm: Arc<VmFd>) -> Result<Self, Failure> {
+    pub fn new(vm: Arc<VmFd>) -> Result<Self> {
         let router = Self { vm, messages: Mutex::default() };
         router.set(&BTreeMap::new())?;
         Ok(router)
     }
 
+    /// Whether a [`Line`] can be had.
+    pub fn has_lines(&self) -> bool {
+        self.vm.check_extension(Cap::IrqfdResample)
+    }
+
     /// Sends a message at once.
     pub fn send(&self, message: Message) {
-        let msi = kvm_msi {
-            address_lo: message.address as u32,
-            address_hi: (message.address >> 32) as u32,
-            data: message.data,
-            ..kvm_msi::default()
-        };
+        let (address_lo, address_hi) = (message.address as u32, (message.address >> 32) as u32);
+        let msi = kvm_msi { address_lo, address_hi, data: message.data, ..Default::default() };
         if let Err(error) = self.vm.signal_msi(msi) {
             eprintln!("kvm-vmm: KVM refuses {message:x?}: {error}");
         }
     }
 
-    fn route(&self, number: u32, message: Message) -> Result<(), Failure> {
-        let mut messages = self.messages.lock().expect("nobody panics with it");
-        messages.insert(number, message);
-        self.set(&messages)
-    }
-
-    fn set(&self, messages: &BTreeMap<u32, Message>) -> Result<(), Failure> {
-        let mut entries = Vec::new();
-        for pin in 0..PINS {
-            if pin < 16 {
-                let chip = if pin < 8 { KVM_IRQCHIP_PIC_MASTER } else { KVM_IRQCHIP_PIC_SLAVE };
-                entries.push(pin_of(pin, chip, pin % 8));
-            }
-            entries.push(pin_of(pin, KVM_IRQCHIP_IOAPIC, pin));
-        }
-        for (number, message) in messages {
+    fn set(&self, messages: &BTreeMap<u32, Message>) -> Result<()> {
+        let pins = (0..PINS).map(|pin| {
+            let mut entry = kvm_irq_routing_entry { gsi: pin, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
+            (entry.u.irqchip.irqchip, entry.u.irqchip.pin) = (KVM_IRQCHIP_IOAPIC, pin);
+            entry
+        });
+        let messages = messages.iter().map(|(number, message)| {
             let mut entry = kvm_irq_routing_entry { gsi: *number, type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
-            entry.u.msi.address_lo = message.address as u32;
-            entry.u.msi.address_hi = (message.address >> 32) as u32;
+            (entry.u.msi.address_lo, entry.u.msi.address_hi) = (message.address as u32, (message.address >> 32) as u32);
             entry.u.msi.data = message.data;
-            entries.push(entry);
-        }
-        let table = KvmIrqRouting::from_entries(&entries).map_err(io::Error::other)?;
-        self.vm.set_gsi_routing(&table).map_err(|error| Failure::Kvm("interrupt routes", error))
+            entry
+        });
+        let table = KvmIrqRouting::from_entries(&pins.chain(messages).collect::<Vec<_>>())?;
+        self.vm.set_gsi_routing(&table).context("KVM: interrupt routes")
     }
-}
-
-fn pin_of(number: u32, chip: u32, pin: u32) -> kvm_irq_routing_entry {
-    let mut entry = kvm_irq_routing_entry { gsi: number, type_: KVM_IRQ_ROUTING_IRQCHIP, ..Default::default() };
-    entry.u.irqchip.irqchip = chip;
-    entry.u.irqchip.pin = pin;
-    entry
 }
 
 /// An event a device signals, and what the guest gets for it.
@@ -94,13 +73,12 @@ pub struct Vector {
 
 impl Vector {
     /// A masked vector.
-    pub fn new(router: Arc<Router>) -> Result<Self, Failure> {
+    pub fn new(router: &Arc<Router>) -> Result<Self> {
         let event = EventFd::new(EFD_NONBLOCK)?;
-        let mut messages = router.messages.lock().expect("nobody panics with it");
+        let mut messages = lock(&router.messages);
         let number = (PINS..).find(|number| !messages.contains_key(number)).expect("fewer than all numbers");
         messages.insert(number, Message { address: 0, data: 0 });
-        drop(messages);
-        Ok(Self { event, number, message: None, router })
+        Ok(Self { event, number, message: None, router: router.clone() })
     }
 
     pub fn event(&self) -> &EventFd {
@@ -108,12 +86,14 @@ impl Vector {
     }
 
     /// Sends this message from now on, or masks it.
-    pub fn send(&mut self, message: Option<Message>) -> Result<(), Failure> {
+    pub fn send(&mut self, message: Option<Message>) -> Result<()> {
         if message == self.message {
             return Ok(());
         }
         if let Some(message) = message {
-            self.router.route(self.number, message)?;
+            let mut messages = lock(&self.router.messages);
+            messages.insert(self.number, message);
+            self.router.set(&messages)?;
         }
         let vm = &self.router.vm;
         match (self.message, message) {
@@ -121,7 +101,7 @@ impl Vector {
             (Some(_), None) => vm.unregister_irqfd(&self.event, self.number),
             _ => Ok(()),
         }
-        .map_err(|error| Failure::Kvm("an interrupt's event", error))?;
+        .context("KVM: an interrupt's event")?;
         self.message = message;
         Ok(())
     }
@@ -130,6 +110,33 @@ impl Vector {
 impl Drop for Vector {
     fn drop(&mut self) {
         let _ = self.send(None);
-        self.router.messages.lock().expect("nobody panics with it").remove(&self.number);
+        lock(&self.router.messages).remove(&self.number);
+    }
+}
+
+/// What a function raises by INTx. It is level-triggered: the device is masked when it signals, and the guest's End Of
+/// Interrupt signals the second event, which unmasks it. Where it still asserts then, it signals again.
+pub struct Line {
+    raised: EventFd,
+    resample: EventFd,
+    vm: Arc<VmFd>,
+}
+
+impl Line {
+    pub fn new(router: &Router) -> Result<Self> {
+        let (raised, resample, vm) = (EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?, router.vm.clone());
+        vm.register_irqfd_with_resample(&raised, &resample, INTX).context("KVM: an interrupt line")?;
+        Ok(Self { raised, resample, vm })
+    }
+
+    /// What the device signals, and what unmasks it.
+    pub fn events(&self) -> [&EventFd; 2] {
+        [&self.raised, &self.resample]
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let _ = self.vm.unregister_irqfd(&self.raised, INTX);
     }
 }

@@ -22,38 +22,27 @@ pub struct SecondStage {
     slots: BTreeMap<u64, Slot>,
     /// The windows that shall exit, first address to last.
     trapped: BTreeMap<u64, u64>,
-    changes: u64,
-    verbose: bool,
+    /// Number of slots made and deleted.
+    pub changes: u64,
 }
 
 impl SecondStage {
+    pub fn new(vm: Arc<VmFd>) -> Self {
+        Self { vm, slots: BTreeMap::new(), trapped: BTreeMap::new(), changes: 0 }
+    }
+
     /// The slots: guest address, and the VMM's.
     pub fn slots(&self) -> impl Iterator<Item = (u64, u64)> {
         self.slots.iter().map(|(guest, slot)| (*guest, slot.address))
     }
 
-    pub fn new(vm: Arc<VmFd>, verbose: bool) -> Self {
-        Self { vm, slots: BTreeMap::new(), trapped: BTreeMap::new(), changes: 0, verbose }
-    }
-
-    /// Number of slots made and deleted.
-    pub fn changes(&self) -> u64 {
-        self.changes
-    }
-
     /// Whether the change is in force. One that KVM refuses stays due, and comes again with the next delta.
     /// `address_of` is where the VMM has memory of a device, if it can be mapped.
     pub fn apply(&mut self, change: MapOp, address_of: impl Fn(Host<Span>) -> Option<u64>) -> bool {
-        if self.verbose {
-            eprintln!("kvm-vmm: {change}");
-        }
         let applied = match change {
             MapOp::Map { guest, host, space: Space::Memory, backing: Backing::Direct, .. } => {
-                match address_of(host) {
-                    Some(address) => self.add(guest.0.start(), guest.0.len(), address),
-                    // The device cannot be mapped there: its accesses exit, and are forwarded.
-                    None => Ok(()),
-                }
+                // Where the device cannot be mapped, accesses exit, and are forwarded.
+                address_of(host).map_or(Ok(()), |address| self.add(guest.0.start(), guest.0.len(), address))
             }
             MapOp::Map { guest, space: Space::Memory, backing: Backing::Trapped, .. } => {
                 self.trapped.insert(guest.0.start(), guest.0.last());
@@ -109,35 +98,5 @@ impl SecondStage {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use kvm_ioctls::Kvm;
-
-    use crate::memory::Mapping;
-
-    #[test]
-    fn a_slot_that_is_refused_stays_due_and_disturbs_no_other() {
-        let Ok(kvm) = Kvm::new() else { return eprintln!("skipped: memory slots, because there is no /dev/kvm") };
-        let vm = Arc::new(kvm.create_vm().unwrap());
-        let mut stage = SecondStage::new(vm, false);
-        let memory = Mapping::anonymous(0x4000).unwrap();
-        let address_of = |Host(span): Host<Span>| memory.address_of(span.start(), span.len());
-
-        let span = |start, len| Span::new(start, len).unwrap();
-        let map = |guest, host, len| MapOp::Map {
-            guest: Guest(span(guest, len)),
-            host: Host(span(host, len)),
-            space: Space::Memory,
-            backing: Backing::Direct,
-            prefetchable: false,
-        };
-        let unmap = |guest, len| MapOp::Unmap { guest: Guest(span(guest, len)), space: Space::Memory };
-        assert!(stage.apply(map(0x1_0000, 0, 0x2000), address_of));
-        // KVM has no overlapping slots. The remapper asks for none; an embedder's own slot may be in the way.
-        assert!(!stage.apply(map(0x1_1000, 0x2000, 0x2000), address_of));
-        assert_eq!(stage.slots().map(|(guest, _)| guest).collect::<Vec<_>>(), [0x1_0000]);
-        assert!(stage.apply(unmap(0x1_0000, 0x2000), address_of));
-        assert!(stage.apply(map(0x1_1000, 0x2000, 0x2000), address_of));
-        assert_eq!((stage.slots().map(|(guest, _)| guest).collect::<Vec<_>>(), stage.changes()), (vec![0x1_1000], 3));
-    }
-}
+#[path = "../tests/unit/second_stage.rs"]
+mod tests;

@@ -2,13 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
+use anyhow::{Context, Result, bail};
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::Failure;
 use crate::boot::Start;
 use crate::bus::{Bus, Stop};
+use crate::lock;
 use crate::memory::Ram;
 
 // Tables below the boot parameters and above.
@@ -19,69 +20,60 @@ const PAGE_TABLES: u64 = 0x9000;
 const MAPPED_GIB: u64 = 64;
 
 /// A machine with interrupt controllers and a timer.
-pub fn machine(kvm: &Kvm) -> Result<Arc<VmFd>, Failure> {
-    let failed = |what| move |error| Failure::Kvm(what, error);
-    let vm = kvm.create_vm().map_err(failed("a virtual machine"))?;
-    vm.set_identity_map_address(0xfffb_c000).map_err(failed("its identity map"))?;
-    vm.set_tss_address(0xfffb_d000).map_err(failed("its task state"))?;
-    vm.create_irq_chip().map_err(failed("interrupt controllers"))?;
+pub fn machine(kvm: &Kvm) -> Result<Arc<VmFd>> {
+    let vm = kvm.create_vm().context("KVM: a virtual machine")?;
+    vm.set_identity_map_address(0xfffb_c000).context("KVM: its identity map")?;
+    vm.set_tss_address(0xfffb_d000).context("KVM: its task state")?;
+    vm.create_irq_chip().context("KVM: interrupt controllers")?;
     let timer = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-    vm.create_pit2(timer).map_err(failed("a timer"))?;
+    vm.create_pit2(timer).context("KVM: a timer")?;
     Ok(Arc::new(vm))
 }
 
-pub struct Vcpu {
-    vcpu: VcpuFd,
+/// A processor that starts there.
+pub fn new(kvm: &Kvm, vm: &VmFd, ram: &Ram, start: Start) -> Result<VcpuFd> {
+    let vcpu = vm.create_vcpu(0).context("KVM: a processor")?;
+    let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?;
+    for leaf in cpuid.as_mut_slice().iter_mut().filter(|leaf| leaf.function == 1) {
+        // The local APIC's ID is 0; there are a TSC deadline timer and a hypervisor.
+        leaf.ebx &= 0x00ff_ffff;
+        leaf.ecx |= 1 << 24 | 1 << 31;
+    }
+    vcpu.set_cpuid2(&cpuid).context("KVM: what the processor can")?;
+    let mut special = vcpu.get_sregs()?;
+    enter_long_mode(&mut special, ram)?;
+    vcpu.set_sregs(&special).context("KVM: 64-bit mode")?;
+    let (rip, rsi) = (start.entry, start.parameters);
+    vcpu.set_regs(&kvm_regs { rip, rsi, rsp: STACK, rflags: 2, ..Default::default() }).context("KVM: registers")?;
+    Ok(vcpu)
 }
 
-impl Vcpu {
-    pub fn new(kvm: &Kvm, vm: &VmFd, ram: &Ram, start: Start) -> Result<Self, Failure> {
-        let failed = |error| Failure::Kvm("a processor", error);
-        let vcpu = vm.create_vcpu(0).map_err(failed)?;
-        let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed)?;
-        for leaf in cpuid.as_mut_slice().iter_mut().filter(|leaf| leaf.function == 1) {
-            // The local APIC's ID is 0; there are a TSC deadline timer and a hypervisor.
-            leaf.ebx &= 0x00ff_ffff;
-            leaf.ecx |= 1 << 24 | 1 << 31;
-        }
-        vcpu.set_cpuid2(&cpuid).map_err(failed)?;
-        let mut special = vcpu.get_sregs().map_err(failed)?;
-        enter_long_mode(&mut special, ram)?;
-        vcpu.set_sregs(&special).map_err(failed)?;
-        let registers =
-            kvm_regs { rip: start.entry, rsi: start.parameters, rsp: STACK, rflags: 2, ..Default::default() };
-        vcpu.set_regs(&registers).map_err(failed)?;
-        Ok(Self { vcpu })
-    }
-
-    /// Runs until the guest ends.
-    pub fn run(mut self, bus: &Mutex<Bus>) -> Result<Stop, Failure> {
-        let lock = || bus.lock().expect("nobody panics with it");
-        let why = loop {
-            match self.vcpu.run() {
-                Ok(VcpuExit::IoIn(port, data)) => lock().port_read(port, data),
-                Ok(VcpuExit::IoOut(port, data)) => {
-                    if let Some(stop) = lock().port_write(port, data) {
-                        return Ok(stop);
-                    }
+/// Runs until the guest ends.
+pub fn run(mut vcpu: VcpuFd, bus: &Mutex<Bus>) -> Result<Stop> {
+    let why = loop {
+        match vcpu.run() {
+            Ok(VcpuExit::IoIn(port, data)) => lock(bus).port_read(port, data),
+            Ok(VcpuExit::IoOut(port, data)) => {
+                if let Some(stop) = lock(bus).port_write(port, data) {
+                    return Ok(stop);
                 }
-                Ok(VcpuExit::MmioRead(address, data)) => lock().memory_read(address, data),
-                Ok(VcpuExit::MmioWrite(address, data)) => lock().memory_write(address, data),
-                Ok(VcpuExit::Intr) => {}
-                Ok(VcpuExit::Shutdown) => break "a triple fault".into(),
-                Ok(VcpuExit::InternalError) => break "KVM cannot emulate an instruction".into(),
-                Ok(other) => break format!("KVM stops with {other:?}"),
-                Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {}
-                Err(error) => break error.to_string(),
             }
-        };
-        let at = self.vcpu.get_regs().map_or(0, |registers| registers.rip);
-        Err(Failure::Guest(format!("{why}, at {at:#x}")))
-    }
+            Ok(VcpuExit::MmioRead(address, data)) => lock(bus).memory_read(address, data),
+            Ok(VcpuExit::MmioWrite(address, data)) => lock(bus).memory_write(address, data),
+            Ok(VcpuExit::Intr) => {}
+            Ok(VcpuExit::Shutdown) => break "a triple fault".into(),
+            Ok(VcpuExit::InternalError) => break "KVM cannot emulate an instruction".into(),
+            Ok(other) => break format!("KVM stops with {other:?}"),
+            Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {}
+            Err(error) => break error.to_string(),
+        }
+    };
+    let at = vcpu.get_regs().map_or(0, |registers| registers.rip);
+    bail!("the guest cannot go on: {why}, at {at:#x}")
 }
 
 /// 64-bit mode with flat segments and an identity map.
-fn enter_long_mode(registers: &mut kvm_sregs, ram: &Ram) -> Result<(), Failure> {
+fn enter_long_mode(registers: &mut kvm_sregs, ram: &Ram) -> Result<()> {
     let segment = |selector, type_, long| kvm_segment {
         limit: 0xffff_ffff,
         selector,

@@ -1,76 +1,74 @@
 //! Functions of this machine, by VFIO: configuration, memory, interrupts, and DMA to the guest's RAM.
 
 use std::fs::{self, File};
-use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use kvm_bindings::{kvm_create_device, kvm_device_type_KVM_DEV_TYPE_VFIO};
 use kvm_ioctls::VmFd;
+use libc::{MAP_SHARED, PROT_READ, PROT_WRITE};
+use pci_remap::plan::InterruptPin;
 use pci_remap::sim::dump::SegmentBdf;
+use pci_remap::sim::platform::Message;
 use pci_remap::spec::capability::CapabilityId;
 use pci_remap::spec::msix;
 use pci_remap::topology::{Function, MsiX};
 use pci_remap::{Access, Bdf, Dword, Host, Space, Span};
-use thiserror::Error;
 use vfio_bindings::bindings::vfio::{
-    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_REGION_INFO_FLAG_MMAP,
+    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_REGION_INFO_FLAG_MMAP,
 };
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError, VfioRegionInfoCap};
+use vfio_ioctls::{VfioContainer, VfioDevice, VfioDeviceFd, VfioError};
+use vm_memory::FileOffset;
 
-use crate::Failure;
-use crate::interrupts::{Message, Router, Vector};
+use crate::interrupts::{Line, Router, Vector};
 use crate::memory::{Mapping, Ram};
 
-/// Why a function cannot be given to the guest.
-#[derive(Debug, Error)]
-pub enum VfioFailure {
-    #[error("{0}: this machine has no such function; lspci -D lists them")]
-    NoFunction(SegmentBdf),
-    #[error(
-        "{0}: this machine has no IOMMU, or it is off: VFIO needs one; switch it on in the firmware, and with intel_iommu=on where the kernel leaves it off"
-    )]
-    NoIommu(SegmentBdf),
-    #[error(
-        "{0} belongs to {1}, not to vfio-pci:\n  modprobe vfio-pci\n  echo vfio-pci > /sys/bus/pci/devices/{0}/driver_override\n  echo {0} > /sys/bus/pci/devices/{0}/driver/unbind\n  echo {0} > /sys/bus/pci/drivers_probe"
-    )]
-    OtherDriver(SegmentBdf, String),
-    #[error(
-        "{0}: the IOMMU cannot tell it from {others}, of which some belong to other drivers; give all of them to vfio-pci",
-        others = .1.join(", ")
-    )]
-    NotViable(SegmentBdf, Vec<String>),
-    #[error("{}: {error}; its owner has to be you, or root", path.display())]
-    Permission { path: PathBuf, error: io::Error },
-    #[error("/dev/vfio/vfio: {0}; load vfio-pci and vfio_iommu_type1")]
-    Container(VfioError),
-    #[error("{0}: {1}")]
-    Device(SegmentBdf, VfioError),
-    #[error("the guest's RAM cannot be mapped for DMA: {0}; see ulimit -l")]
-    Dma(VfioError),
-    #[error("{0}: interrupts: {1}")]
-    Interrupts(SegmentBdf, VfioError),
-}
+/// What the kernel says about functions.
+pub const SYSFS: &str = "/sys/bus/pci/devices";
 
 /// Whether a function can be given to a guest, as far as the kernel tells before anything is opened.
-pub fn check(address: SegmentBdf) -> Result<(), VfioFailure> {
-    let path = folder(address);
-    if !path.exists() {
-        return Err(VfioFailure::NoFunction(address));
-    }
-    if link(&path, "iommu_group").is_none() {
-        return Err(VfioFailure::NoIommu(address));
-    }
-    match link(&path, "driver") {
-        Some(driver) if driver == "vfio-pci" => Ok(()),
-        Some(driver) => Err(VfioFailure::OtherDriver(address, format!("driver {driver}"))),
-        None => Err(VfioFailure::OtherDriver(address, "no driver".into())),
-    }
+pub fn check(sysfs: &Path, address: SegmentBdf) -> Result<()> {
+    let path = sysfs.join(address.to_string());
+    ensure!(path.exists(), "{address}: this machine has no such function; lspci -D lists them");
+    ensure!(
+        link(&path, "iommu_group").is_some(),
+        "{address}: this machine has no IOMMU, or it is off: VFIO needs one; switch it on in the firmware, and with \
+         intel_iommu=on where the kernel leaves it off"
+    );
+    let owner = match link(&path, "driver") {
+        Some(driver) if driver == "vfio-pci" => return Ok(()),
+        Some(driver) => format!("driver {driver}"),
+        None => "no driver".into(),
+    };
+    bail!(
+        "{address} belongs to {owner}, not to vfio-pci:\n  modprobe vfio-pci\n  echo vfio-pci > {0}/driver_override\n  \
+         echo {address} > {0}/driver/unbind\n  echo {address} > /sys/bus/pci/drivers_probe",
+        path.display()
+    )
 }
 
-/// What the kernel says about a function.
-fn folder(address: SegmentBdf) -> PathBuf {
-    PathBuf::from(format!("/sys/bus/pci/devices/{address}"))
+/// What to do about a function that cannot be opened.
+fn hint(sysfs: &Path, address: SegmentBdf, error: VfioError) -> Error {
+    let path = sysfs.join(address.to_string());
+    match error {
+        VfioError::GroupViable => {
+            let others = fs::read_dir(path.join("iommu_group/devices")).into_iter().flatten().flatten();
+            let others = others.map(|entry| entry.file_name().to_string_lossy().into_owned());
+            let mut others: Vec<_> = others.filter(|other| *other != address.to_string()).collect();
+            others.sort();
+            anyhow!(
+                "{address}: the IOMMU cannot tell it from {}, of which some belong to other drivers; give all of them to \
+                 vfio-pci",
+                others.join(", ")
+            )
+        }
+        VfioError::OpenGroup(error, group) => anyhow!("/dev/vfio/{group}: {error}; its owner has to be you, or root"),
+        error => anyhow!("{address}: {error}"),
+    }
 }
 
 /// The name of what a link there leads to.
@@ -83,36 +81,38 @@ fn link(folder: &Path, name: &str) -> Option<String> {
 pub struct Container(Arc<VfioContainer>);
 
 impl Container {
-    pub fn new(vm: &VmFd) -> Result<Self, Failure> {
-        let mut device = kvm_bindings::kvm_create_device {
-            type_: kvm_bindings::kvm_device_type_KVM_DEV_TYPE_VFIO,
-            ..Default::default()
-        };
-        let device = vm.create_device(&mut device).map_err(|error| Failure::Kvm("its VFIO device", error))?;
+    pub fn new(vm: &VmFd) -> Result<Self> {
+        let mut device = kvm_create_device { type_: kvm_device_type_KVM_DEV_TYPE_VFIO, ..Default::default() };
+        let device = vm.create_device(&mut device).context("KVM: its VFIO device")?;
         let container = VfioContainer::new(Some(Arc::new(VfioDeviceFd::new_from_kvm(device))));
-        Ok(Self(Arc::new(container.map_err(VfioFailure::Container)?)))
+        let hint = |error| anyhow!("/dev/vfio/vfio: {error}; load vfio-pci and vfio_iommu_type1");
+        Ok(Self(Arc::new(container.map_err(hint)?)))
     }
 
     /// Lets functions reach the guest's RAM, at the guest's addresses. There has to be a function already.
-    pub fn map(&self, ram: &Ram) -> Result<(), VfioFailure> {
+    pub fn map(&self, ram: &Ram) -> Result<()> {
         // SAFETY: the RAM outlives the container, and only volatile accesses are made to it.
-        unsafe { self.0.vfio_map_guest_memory(ram) }.map_err(VfioFailure::Dma)
+        let mapped = unsafe { self.0.vfio_map_guest_memory(ram) };
+        mapped.map_err(|error| anyhow!("the guest's RAM cannot be mapped for DMA: {error}; see ulimit -l"))
     }
 }
 
 /// A function of this machine.
 pub struct Device {
     address: SegmentBdf,
-    bdf: Bdf,
+    pub bdf: Bdf,
     vfio: VfioDevice,
     /// What each BAR decodes, by the region that stands for it.
     bars: Vec<(u32, Space, Span)>,
-    mappings: Vec<(Span, Mapping)>,
+    /// What of its memory can be mapped, by the host's addresses.
+    pub mappings: Vec<(Span, Mapping)>,
     msi: Option<Msi>,
     msix: Option<MsixTable>,
+    has_pin: bool,
+    /// The kind of interrupt in use, and what stands for it.
+    kind: Option<u32>,
+    line: Option<Line>,
     vectors: Vec<Vector>,
-    /// The kind of interrupt the vectors stand for.
-    active: Option<u32>,
     router: Arc<Router>,
     // Last, so that the devices of a container go first.
     _container: Arc<VfioContainer>,
@@ -139,49 +139,43 @@ const MSIX_FUNCTION_MASK: u32 = 1 << 30;
 
 impl Device {
     /// Opens a function, which the remapper knows by the address `bdf`.
-    pub fn open(
-        container: &Container,
-        address: SegmentBdf,
-        bdf: Bdf,
-        router: Arc<Router>,
-    ) -> Result<Self, VfioFailure> {
-        let path = folder(address);
-        let vfio = VfioDevice::new(&path, container.0.clone(), false).map_err(|error| match error {
-            VfioError::GroupViable => {
-                let others = fs::read_dir(path.join("iommu_group/devices")).into_iter().flatten().flatten();
-                let others = others.map(|entry| entry.file_name().to_string_lossy().into_owned());
-                VfioFailure::NotViable(address, others.filter(|other| *other != address.to_string()).collect())
-            }
-            VfioError::OpenGroup(error, _) => {
-                let group = link(&path, "iommu_group").unwrap_or_default();
-                VfioFailure::Permission { path: PathBuf::from("/dev/vfio").join(group), error }
-            }
-            error => VfioFailure::Device(address, error),
-        })?;
+    pub fn open(container: &Container, address: SegmentBdf, bdf: Bdf, router: &Arc<Router>) -> Result<Self> {
+        let sysfs = Path::new(SYSFS);
+        let vfio = VfioDevice::new(&sysfs.join(address.to_string()), container.0.clone(), false);
         Ok(Self {
             address,
             bdf,
-            vfio,
+            vfio: vfio.map_err(|error| hint(sysfs, address, error))?,
             bars: Vec::new(),
             mappings: Vec::new(),
             msi: None,
             msix: None,
+            has_pin: false,
+            kind: None,
+            line: None,
             vectors: Vec::new(),
-            active: None,
-            router,
+            router: router.clone(),
             _container: container.0.clone(),
         })
     }
 
-    pub fn bdf(&self) -> Bdf {
-        self.bdf
+    /// The pin to show: its own, where what it raises can reach the guest.
+    pub fn interrupt_pin(&self, function: &Function) -> Option<InterruptPin> {
+        let pins = [InterruptPin::IntA, InterruptPin::IntB, InterruptPin::IntC, InterruptPin::IntD];
+        let pin = pins.into_iter().find(|pin| *pin as u8 == function.interrupt_pin())?;
+        self.vfio.get_irq_info(VFIO_PCI_INTX_IRQ_INDEX).filter(|irq| irq.count == 1)?;
+        if self.router.has_lines() {
+            return Some(pin);
+        }
+        eprintln!("kvm-vmm: {} shows no Interrupt Pin: this KVM tells nobody when a line may rise again", self.address);
+        None
     }
 
     /// Takes over where its BARs and capabilities are, and maps what can be mapped.
-    pub fn learn(&mut self, function: &Function) -> Result<(), Failure> {
+    pub fn learn(&mut self, function: &Function, has_pin: bool) -> Result<()> {
         // SAFETY: the descriptor is the device's, and stays open as long as this reference.
         let file = unsafe { BorrowedFd::borrow_raw(self.vfio.as_raw_fd()) };
-        let file = File::from(file.try_clone_to_owned()?);
+        let file = Arc::new(File::from(file.try_clone_to_owned()?));
         for (bar, Host(span)) in function.bars().filter_map(|bar| Some((bar, bar.span()?))) {
             let region = bar.number() as u32;
             self.bars.push((region, bar.space(), span));
@@ -189,19 +183,11 @@ impl Device {
                 continue;
             }
             // A BAR below a page is mapped as a page: VFIO allows it only where nothing else is in it.
-            let sparse = self.vfio.get_region_caps(region).into_iter().find_map(|capability| match capability {
-                VfioRegionInfoCap::SparseMmap(sparse) => Some(sparse.areas),
-                _ => None,
-            });
-            let whole = (0, self.vfio.get_region_size(region).max(0x1000));
-            let areas = sparse.map_or(vec![whole], |areas| areas.iter().map(|area| (area.offset, area.size)).collect());
-            for (offset, len) in areas {
-                let in_file = self.vfio.get_region_offset(region) + offset;
-                match (Mapping::of_file(&file, in_file, len as usize), Span::new(span.start() + offset, len)) {
-                    (Ok(mapping), Some(span)) => self.mappings.push((span, mapping)),
-                    (Err(error), _) => eprintln!("kvm-vmm: {}: BAR {region} cannot be mapped: {error}", self.address),
-                    _ => {}
-                }
+            let pages = span.pages();
+            let file = FileOffset::from_arc(file.clone(), self.vfio.get_region_offset(region));
+            match Mapping::build(Some(file), pages.len() as usize, PROT_READ | PROT_WRITE, MAP_SHARED) {
+                Ok(mapping) => self.mappings.push((pages, mapping)),
+                Err(error) => eprintln!("kvm-vmm: {}: BAR {region} cannot be mapped: {error}", self.address),
             }
         }
         self.msi = function.capability(CapabilityId::MSI).map(|at| Msi { at, enabled: false });
@@ -211,12 +197,9 @@ impl Device {
             entries.iter_mut().skip(12).step_by(msix::ENTRY as usize).for_each(|mask| *mask = 1);
             MsixTable { at, place, control: 0, entries }
         });
+        self.has_pin = has_pin;
+        self.sync_interrupts();
         Ok(())
-    }
-
-    /// What of its memory can be mapped, by the host's addresses.
-    pub fn mappings(&self) -> impl Iterator<Item = &(Span, Mapping)> {
-        self.mappings.iter()
     }
 
     /// The BAR that has a byte, and where in it.
@@ -226,19 +209,20 @@ impl Device {
     }
 
     pub fn read(&self, bar: u32, offset: u64, data: &mut [u8]) {
-        match self.msix.as_ref().and_then(|table| table.bytes(bar, offset, data.len())) {
+        match self.msix.as_ref().and_then(|table| table.entries.get(table.range(bar, offset, data.len())?)) {
             Some(bytes) => data.copy_from_slice(bytes),
             None => self.vfio.region_read(bar, data, offset),
         }
     }
 
     pub fn write(&mut self, bar: u32, offset: u64, data: &[u8]) {
-        match self.msix.as_mut().and_then(|table| table.bytes_mut(bar, offset, data.len())) {
-            Some(bytes) => {
-                bytes.copy_from_slice(data);
+        let range = self.msix.as_ref().and_then(|table| table.range(bar, offset, data.len()));
+        match (&mut self.msix, range) {
+            (Some(table), Some(range)) => {
+                table.entries[range].copy_from_slice(data);
                 self.sync_interrupts();
             }
-            None => self.vfio.region_write(bar, data, offset),
+            _ => self.vfio.region_write(bar, data, offset),
         }
     }
 
@@ -273,38 +257,40 @@ impl Device {
         }
     }
 
-    /// Makes interrupts what the registers say.
+    /// Makes interrupts what the registers say: messages where they are enabled, and INTx where not.
     fn sync_interrupts(&mut self) {
         let (kind, messages) = match (&self.msix, &self.msi) {
             (Some(table), _) if table.control & MSIX_ENABLE != 0 => (Some(VFIO_PCI_MSIX_IRQ_INDEX), table.messages()),
             (_, Some(msi)) if msi.enabled => (Some(VFIO_PCI_MSI_IRQ_INDEX), self.msi_messages(msi.at)),
-            _ => (None, Vec::new()),
+            _ => (self.has_pin.then_some(VFIO_PCI_INTX_IRQ_INDEX), Vec::new()),
         };
-        if let Err(failure) = self.switch_interrupts(kind, messages.len()) {
-            eprintln!("kvm-vmm: {failure}");
-        }
+        let mut done = self.switch_interrupts(kind, messages.len());
         for (vector, message) in self.vectors.iter_mut().zip(messages) {
-            if let Err(failure) = vector.send(message) {
-                eprintln!("kvm-vmm: {}: {failure}", self.address);
-            }
+            done = done.and(vector.send(message));
+        }
+        if let Err(error) = done {
+            eprintln!("kvm-vmm: {}: interrupts: {error:#}", self.address);
         }
     }
 
     /// Switches to another kind of interrupt, or another number of them.
-    fn switch_interrupts(&mut self, kind: Option<u32>, count: usize) -> Result<(), Failure> {
-        if kind == self.active && count == self.vectors.len() {
+    fn switch_interrupts(&mut self, kind: Option<u32>, count: usize) -> Result<()> {
+        if kind == self.kind && count == self.vectors.len() {
             return Ok(());
         }
-        let failed = |error| VfioFailure::Interrupts(self.address, error);
-        if let Some(active) = self.active.take() {
-            self.vfio.disable_irq(active).map_err(failed)?;
+        if let Some(kind) = self.kind.take() {
+            self.vfio.disable_irq(kind)?;
         }
-        self.vectors.clear();
-        if let Some(kind) = kind {
-            let vectors = (0..count).map(|_| Vector::new(self.router.clone())).collect::<Result<Vec<_>, _>>()?;
-            self.vfio.enable_irq(kind, vectors.iter().map(Vector::event).collect()).map_err(failed)?;
-            self.vectors = vectors;
-            self.active = Some(kind);
+        (self.line, self.vectors) = (None, Vec::new());
+        if kind == Some(VFIO_PCI_INTX_IRQ_INDEX) {
+            let [raised, resample] = self.line.insert(Line::new(&self.router)?).events();
+            self.vfio.enable_irq(VFIO_PCI_INTX_IRQ_INDEX, vec![raised])?;
+            self.kind = kind;
+            self.vfio.set_irq_resample_fd(VFIO_PCI_INTX_IRQ_INDEX, vec![resample])?;
+        } else if let Some(messages) = kind {
+            self.vectors = (0..count).map(|_| Vector::new(&self.router)).collect::<Result<_>>()?;
+            self.vfio.enable_irq(messages, self.vectors.iter().map(Vector::event).collect())?;
+            self.kind = kind;
         }
         Ok(())
     }
@@ -321,19 +307,11 @@ impl Device {
 }
 
 impl MsixTable {
-    fn range(&self, bar: u32, offset: u64, len: usize) -> Option<std::ops::Range<usize>> {
+    /// The bytes of the Table an access is for, if it is.
+    fn range(&self, bar: u32, offset: u64, len: usize) -> Option<Range<usize>> {
         let start = usize::try_from(offset.checked_sub(self.place.offset)?).ok()?;
         let inside = bar as usize == self.place.bar && start + len <= self.entries.len();
         inside.then_some(start..start + len)
-    }
-
-    fn bytes(&self, bar: u32, offset: u64, len: usize) -> Option<&[u8]> {
-        self.entries.get(self.range(bar, offset, len)?)
-    }
-
-    fn bytes_mut(&mut self, bar: u32, offset: u64, len: usize) -> Option<&mut [u8]> {
-        let range = self.range(bar, offset, len)?;
-        self.entries.get_mut(range)
     }
 
     /// What each vector sends.
@@ -348,3 +326,7 @@ impl MsixTable {
         entries.iter().map(message).collect()
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/unit/vfio.rs"]
+mod tests;

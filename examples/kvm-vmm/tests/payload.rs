@@ -1,7 +1,8 @@
 //! The built-in guest on this machine's KVM, with functions of a real machine's dump moved.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+mod kvm;
+
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -24,17 +25,6 @@ fn vmm(arguments: &[&str]) -> Output {
         .arg("--resources")
         .arg(dump().with_file_name("resources.txt"));
     command.args(arguments).stdin(Stdio::null()).output().unwrap()
-}
-
-/// Whether there is a KVM. Says so where there is none: a test that did not run shall not look as if it had.
-fn has_kvm() -> bool {
-    let opened = OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    if let Err(error) = &opened {
-        // Not by `eprintln`, whose output the test harness keeps to itself.
-        let mut stderr = io::stderr();
-        writeln!(stderr, "skipped: the guest of kvm-vmm, because of /dev/kvm: {error}").unwrap();
-    }
-    opened.is_ok()
 }
 
 fn machine() -> Machine {
@@ -70,7 +60,7 @@ fn bar(guest: &str, host: &str, number: usize, size: u64, at: u64, rounds: u32) 
 
 #[test]
 fn the_guest_finds_moved_functions_moves_their_bars_and_takes_their_interrupts() {
-    if !has_kvm() {
+    if !kvm::is_there() {
         return;
     }
     let output = vmm(&["--guest-payload", "--rounds", "5", "04:00.0=00:05.0", "00:16.0=04:01.0", "--hide", "00:1f.3"]);
@@ -96,7 +86,7 @@ fn the_guest_finds_moved_functions_moves_their_bars_and_takes_their_interrupts()
 
 #[test]
 fn a_device_that_is_busy_keeps_its_memory_while_the_guest_moves_it() {
-    if !has_kvm() {
+    if !kvm::is_there() {
         return;
     }
     let output = vmm(&["--guest-payload", "--hammer", "--rounds", "300", "00:16.0=04:01.0"]);
@@ -110,7 +100,7 @@ fn a_device_that_is_busy_keeps_its_memory_while_the_guest_moves_it() {
 
 #[test]
 fn a_machine_nothing_is_moved_in_is_found_as_it_is() {
-    if !has_kvm() {
+    if !kvm::is_there() {
         return;
     }
     let output = vmm(&["--guest-payload"]);
@@ -143,7 +133,7 @@ fn wrong_usage_is_told_before_anything_happens() {
 
 #[test]
 fn what_cannot_be_is_said_with_its_reason() {
-    if !has_kvm() {
+    if !kvm::is_there() {
         return;
     }
     for (arguments, message) in [
