@@ -187,6 +187,12 @@ impl Span {
         Some(Self { start, last })
     }
 
+    /// `len` bytes from `start` on, of which the caller knows that they are some and lie in the 64-bit space.
+    #[inline]
+    pub(crate) const fn of(start: u64, len: u64) -> Self {
+        Self { start, last: start.wrapping_add(len.wrapping_sub(1)) }
+    }
+
     /// From `start` to `last`, both included; `None` when `last` is before `start`.
     pub const fn from_bounds(start: u64, last: u64) -> Option<Self> {
         if last < start { None } else { Some(Self { start, last }) }

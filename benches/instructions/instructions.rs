@@ -1,7 +1,7 @@
 //! What the crate's part of a VM exit takes, in instructions, and the most it may take.
 //!
-//! Three marks are not reached yet; their limits keep what is: 120 for sizing a BAR, 500 for switching decoding on, and
-//! as many for switching it off.
+//! Two marks are not reached yet; their limits keep what is: 500 for switching decoding on, and as many for switching it
+//! off.
 //!
 //! Counted is one call of a function of `support`: its own instructions and all it calls, nothing of the set-up. An
 //! operation over its limit fails the run.
@@ -79,7 +79,7 @@ fn write_bar(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("size", 130))]
+#[library_benchmark(config = at_most("size", 120))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn size_bar(mut exits: Exits) -> Exits {
     let bar = black_box(exits.bar());
@@ -96,7 +96,7 @@ fn read_by_ports(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("enable", 2100))]
+#[library_benchmark(config = at_most("enable", 1000))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn enable_decoding(mut exits: Exits) -> Exits {
     let command = black_box(exits.command());
@@ -104,7 +104,7 @@ fn enable_decoding(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("disable", 1750))]
+#[library_benchmark(config = at_most("disable", 800))]
 #[benches::of(args = [1, 16, 64], setup = decoding)]
 fn disable_decoding(mut exits: Exits) -> Exits {
     let command = black_box(exits.command());

@@ -1,47 +1,137 @@
-//! Which functions have windows near a range, found without a look at each window.
+//! Which functions have windows near each other, found without a look at the others.
 
 use crate::address::Span;
+use crate::delta::Space;
 
-/// Bits of an address below a block of 2 MiB. The blocks of the 52-bit space have numbers of 31 bits.
-const BLOCK: u32 = 21;
+/// Number of blocks of each space that are told apart; what lies further away counts as near.
+const BLOCKS: usize = 1024;
 
-/// The first and the last block each of `F` functions claims; the last is less than the first where there is none.
-///
-/// They are columns of signed numbers, as every processor compares many of those at once.
-#[derive(Debug, Clone)]
-pub(super) struct Areas<const F: usize> {
-    first: [i32; F],
-    last: [i32; F],
+/// Bits of an address below a block of memory: 2 MiB.
+const MEMORY_BLOCK: u32 = 21;
+
+/// Bits of a port number below a block of ports: 64.
+const IO_BLOCK: u32 = 6;
+
+/// From the first to the last address a function's windows claim; nothing when the last is less than the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Range {
+    first: u64,
+    last: u64,
 }
 
-impl<const F: usize> Areas<F> {
-    pub(super) const fn new() -> Self {
-        Self { first: [i32::MAX; F], last: [-1; F] }
+/// The same of both spaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reach {
+    pub(super) memory: Range,
+    pub(super) io: Range,
+}
+
+/// How many functions reach into each block.
+#[derive(Debug, Clone)]
+pub(super) struct Areas {
+    memory: Crowd<MEMORY_BLOCK>,
+    io: Crowd<IO_BLOCK>,
+}
+
+/// By the number of the block, modulo their number. There are less than 256 functions.
+#[derive(Debug, Clone)]
+struct Crowd<const BLOCK: u32>([u8; BLOCKS]);
+
+impl Range {
+    pub(super) const NONE: Self = Self { first: u64::MAX, last: 0 };
+
+    /// Grows to all of the span. Whether it had some of it before, maybe; no means no.
+    #[inline]
+    pub(super) fn add(&mut self, span: Span) -> bool {
+        let had_some = self.meets(span.into());
+        *self = self.with(span.into());
+        had_some
     }
 
-    /// The function claims nothing outside of `reach`.
-    pub(super) fn set(&mut self, function: usize, reach: Option<Span>) {
-        let (first, last) = reach.map_or((i32::MAX, -1), blocks);
-        if let (Some(slot), Some(end)) = (self.first.get_mut(function), self.last.get_mut(function)) {
-            (*slot, *end) = (first, last);
+    #[inline]
+    fn with(self, other: Self) -> Self {
+        Self { first: self.first.min(other.first), last: self.last.max(other.last) }
+    }
+
+    #[inline]
+    pub(super) const fn meets(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl From<Span> for Range {
+    #[inline]
+    fn from(span: Span) -> Self {
+        Self { first: span.start(), last: span.last() }
+    }
+}
+
+impl Reach {
+    pub(super) const NONE: Self = Self { memory: Range::NONE, io: Range::NONE };
+
+    /// The smallest reach that has both.
+    pub(super) fn with(self, other: Self) -> Self {
+        Self { memory: self.memory.with(other.memory), io: self.io.with(other.io) }
+    }
+
+    pub(super) const fn meets(self, other: Self) -> bool {
+        self.memory.meets(other.memory) || self.io.meets(other.io)
+    }
+
+    /// Whether some of the span may be in it; no means no.
+    pub(super) fn may_have(self, space: Space, span: Span) -> bool {
+        let range = if space == Space::Memory { self.memory } else { self.io };
+        range.meets(span.into())
+    }
+}
+
+impl Areas {
+    pub(super) const fn new() -> Self {
+        Self { memory: Crowd([0; BLOCKS]), io: Crowd([0; BLOCKS]) }
+    }
+
+    /// Another function reaches there. Whether one may that is already there; no means no.
+    #[inline]
+    pub(super) fn enter(&mut self, reach: Reach) -> bool {
+        let enter = |count: &mut u8| {
+            let others = *count;
+            *count = count.wrapping_add(1);
+            others
+        };
+        self.memory.change(reach.memory, enter) | self.io.change(reach.io, enter)
+    }
+
+    /// A function that reached there does no longer. Whether one may that stays; no means no.
+    #[inline]
+    pub(super) fn leave(&mut self, reach: Reach) -> bool {
+        let leave = |count: &mut u8| {
+            *count = count.wrapping_sub(1);
+            *count
+        };
+        self.memory.change(reach.memory, leave) | self.io.change(reach.io, leave)
+    }
+}
+
+impl<const BLOCK: u32> Crowd<BLOCK> {
+    /// Changes the count of each block of the range; whether others were counted there.
+    #[inline]
+    fn change(&mut self, range: Range, change: impl Fn(&mut u8) -> u8) -> bool {
+        if range.last < range.first {
+            return false;
+        }
+        let [first, last] = [range.first, range.last].map(|address| usize::try_from(address >> BLOCK).unwrap_or(0));
+        let start = first % BLOCKS;
+        match last.wrapping_sub(first) {
+            0 => self.0.get_mut(start).map_or(0, change) != 0,
+            more => self.change_many(start, more.saturating_add(1).min(BLOCKS), change),
         }
     }
 
-    /// Whether a function may claim an address of the span; no means no.
-    #[inline]
-    pub(super) fn are_near(&self, span: Span) -> bool {
-        let (first, last) = blocks(span);
-        // Without a branch for each, so that it is done for many at once.
-        let near = self
-            .first
-            .iter()
-            .zip(&self.last)
-            .fold(0, |near, (start, end)| near | (i32::from(*start <= last) & i32::from(first <= *end)));
-        near != 0
+    #[inline(never)]
+    fn change_many(&mut self, start: usize, count: usize, change: impl Fn(&mut u8) -> u8) -> bool {
+        let beyond = start.saturating_add(count).saturating_sub(BLOCKS);
+        let (before, from) = self.0.split_at_mut(start % BLOCKS);
+        let counts = from.iter_mut().take(count).chain(before.iter_mut().take(beyond));
+        counts.fold(0, |others, count| others | change(count)) != 0
     }
-}
-
-fn blocks(span: Span) -> (i32, i32) {
-    let block = |address: u64| i32::try_from(address >> BLOCK).unwrap_or(i32::MAX);
-    (block(span.start()), block(span.last()))
 }

@@ -36,11 +36,7 @@ impl<const F: usize> Remapper<F> {
             self.virtualize_bus_numbers(plan)?;
         }
         for index in 0..self.functions.len() {
-            if let Some(touched) = self.functions.get_mut(index) {
-                touched.claim();
-                self.areas.set(index, touched.reach);
-            }
-            self.serve(index, true);
+            self.settle(index);
         }
         Ok(())
     }

@@ -75,6 +75,14 @@ impl<const B: usize> Index<B> {
         }
     }
 
+    /// The index of the touched function at a guest address; no index where there is none.
+    #[inline]
+    pub(super) fn code(&self, function: Guest<Bdf>) -> u8 {
+        let place = usize::from(self.way(function.0.bus())).wrapping_sub(1);
+        let code = self.codes.get(place).and_then(|codes| codes.get(usize::from(function.0.devfn())));
+        code.copied().unwrap_or(PLAIN)
+    }
+
     /// Puts something at a guest address; `Err` holds the bus there is no room for.
     pub(super) fn set(&mut self, function: Guest<Bdf>, entry: Entry) -> Result<(), u8> {
         let bus = function.0.bus();

@@ -28,13 +28,13 @@ pub use replay::{Replay, Replays};
 
 use heapless::Vec;
 
-use self::area::Areas;
+use self::area::{Areas, Range, Reach};
 use self::event::Events;
 use self::index::{Entry, Index};
-use self::pending::{Due, bit};
+use self::pending::Pending;
 use self::rule::Effect;
-use self::touched::Touched;
-use self::window::{Concealed, Window};
+use self::touched::{Touched, low};
+use self::window::Window;
 use crate::access::{Access, Dword};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{HostWrite, ReadDecision, Splice, WriteDecision};
@@ -58,9 +58,9 @@ pub struct Remapper<const F: usize> {
     /// Moved functions first, in the order of the plan.
     functions: Vec<Touched, F>,
     /// Where each has windows.
-    areas: Areas<F>,
+    areas: Areas,
     /// Functions with windows that are not what they shall be.
-    pending: Vec<u8, F>,
+    pending: Pending<F>,
     reserved: Vec<Guest<Span>, MAX_RESERVED>,
     /// Where bus numbers are virtual: the root buses.
     roots: Vec<u8, MAX_ROOT_WINDOWS>,
@@ -104,7 +104,7 @@ impl<const F: usize> Remapper<F> {
             index: Index::new(),
             functions: Vec::new(),
             areas: Areas::new(),
-            pending: Vec::new(),
+            pending: Pending::new(),
             reserved: Vec::new(),
             roots: Vec::new(),
             forgetful: 0,
@@ -176,22 +176,27 @@ impl<const F: usize> Remapper<F> {
             || self.functions.iter().flat_map(|touched| &touched.windows).filter(|window| window.space() == space);
         match windows().find_map(|window| window.translate(address)) {
             Some(translation) => translation,
-            None if windows().any(|window| window.host.0.contains(address)) => Translation::Absent,
+            None if windows().any(|window| window.bar.0.contains(address)) => Translation::Absent,
             None => Translation::Untouched,
         }
     }
 
     #[inline(never)]
     fn decide_write(&mut self, access: Access, value: u32) -> WriteDecision {
+        // The code of what is not touched is no index.
+        let index = usize::from(self.index.code(Guest(access.function())));
+        match self.functions.get_mut(index).map(|touched| touched.note(access, value)) {
+            None => self.decide_write_elsewhere(access, value),
+            Some(Noted::All) => WriteDecision::Emulate,
+            Some(Noted::Changed(changed)) => self.write_on(index, access, value, changed),
+        }
+    }
+
+    fn decide_write_elsewhere(&mut self, access: Access, value: u32) -> WriteDecision {
         match self.index.entry(Guest(access.function())) {
-            Entry::Plain => WriteDecision::Passthrough,
+            Entry::Plain | Entry::Touched(_) => WriteDecision::Passthrough,
             Entry::Absent => self.write_to_nothing(access),
             Entry::OnBus(bus) => WriteDecision::Redirect { to: Host(access.of(access.function().on_bus(bus))), value },
-            Entry::Touched(index) => match self.functions.get_mut(index).map(|touched| touched.note(access, value)) {
-                None => WriteDecision::Passthrough,
-                Some(Noted::All) => WriteDecision::Emulate,
-                Some(Noted::Changed(changed)) => self.write_on(index, access, value, changed),
-            },
         }
     }
 
@@ -258,84 +263,59 @@ impl<const F: usize> Remapper<F> {
 
     /// Works out anew where the windows of a function shall be, after one of its registers changed, and those of later
     /// functions where the two meet: of windows that overlap, the first in the order of the plan is served.
-    #[inline(never)]
     fn settle(&mut self, index: usize) {
         let Some(touched) = self.functions.get_mut(index) else { return };
         let before = touched.reach;
-        touched.claim();
+        let meets_itself = touched.claim();
         let after = touched.reach;
-        self.areas.set(index, None);
-        let near = union(before, after).filter(|area| self.areas.are_near(*area));
-        self.areas.set(index, after);
-        self.serve(index, near.is_some());
-        let Some(area) = near else { return };
+        let meets_others = self.areas.leave(before) | self.areas.enter(after);
+        let meets_reserved = self.reserved.iter().any(|Guest(reserved)| after.memory.meets((*reserved).into()));
+        if meets_itself || meets_others || meets_reserved {
+            self.settle_meeting(index, before.with(after));
+        } else {
+            self.pending.add(index, touched.due);
+        }
+    }
+
+    /// The same, once windows may meet in this reach.
+    #[cold]
+    fn settle_meeting(&mut self, index: usize, reach: Reach) {
+        self.serve(index);
         for later in index.saturating_add(1)..self.functions.len() {
-            if self.functions.get(later).is_some_and(|touched| touched.meets(area)) {
-                self.serve(later, true);
+            if self.functions.get(later).is_some_and(|touched| touched.reach.meets(reach)) {
+                self.serve(later);
             }
         }
     }
 
     /// Gives each window of a function the place it claims, unless a reserved range or an earlier window is there.
-    /// Most functions are far from all others; then only their own windows can meet.
-    fn serve(&mut self, index: usize, is_near: bool) {
+    fn serve(&mut self, index: usize) {
         let Some((earlier, [own, ..])) = self.functions.split_at_mut_checked(index) else { return };
-        let earlier = if is_near { earlier } else { &mut [] };
         let reserved = &self.reserved;
         let is_taken = |space, span: Span| {
             space == Space::Memory && reserved.iter().any(|reserved| reserved.0.overlaps(span))
-                || earlier.iter().any(|other| other.meets(span) && other.windows.iter().any(|w| w.claims(space, span)))
+                || earlier.iter().any(|other| {
+                    other.reach.may_have(space, span) && other.windows.iter().any(|window| window.claims(space, span))
+                })
         };
-        let mut due = Due::default();
         for number in 0..own.windows.len() {
             let Some((before, [window, ..])) = own.windows.split_at_mut_checked(number) else { break };
             let space = window.space();
-            let comes_late = window
-                .span_at(window.claim)
-                .is_some_and(|span| before.iter().any(|other| other.claims(space, span)) || is_taken(space, span));
-            window.wanted = if comes_late { 0 } else { window.claim };
-            if comes_late && let Some(span) = window.span_at(window.claim) {
+            let comes_late = window.claimed().filter(|span| {
+                before.iter().any(|other| other.dword != window.dword && other.claims(space, *span))
+                    || is_taken(space, *span)
+            });
+            window.want(comes_late.is_none());
+            if let Some(span) = comes_late.filter(|_| window.offset == 0) {
                 let (function, guest) = (Host(own.host), Guest(span));
                 self.events.note(Event::WithoutPlace { function, guest, space });
             }
-            let [number, ..] = number.to_le_bytes();
-            let mark = |is_due: bool| if is_due { bit(number) } else { 0 };
-            due.conceal |= mark(window.concealed == Concealed::Wanted);
-            due.unmap |= mark(window.is_stale());
-            due.map |= mark(window.is_missing());
         }
-        own.due = due;
-        // As long as the list of functions; an index is in it once.
-        if let Ok(index) = u8::try_from(index)
-            && !due.is_empty()
-            && !self.pending.contains(&index)
-        {
-            let _ = self.pending.push(index);
-        }
-    }
-
-    fn pending_functions(&self) -> impl Iterator<Item = &Touched> {
-        self.pending.iter().filter_map(|index| self.functions.get(usize::from(*index)))
-    }
-
-    /// Whether a window that shall go away is still there.
-    fn is_any_stale(&self) -> bool {
-        self.pending_functions().any(|touched| touched.due.unmap != 0)
-    }
-
-    /// Whether a window that shall go away, but is still there, has an address of the span.
-    fn is_stale(&self, own: &Window, span: Span) -> bool {
-        self.pending_functions().flat_map(|touched| &touched.windows).any(|window| {
-            window.is_stale()
-                && window.space() == own.space()
-                && window.span_at(window.applied).is_some_and(|stale| stale.overlaps(span))
-        })
-    }
-
-    /// Takes functions whose windows are what they shall be off the list.
-    fn forget_settled(&mut self) {
-        let functions = &self.functions;
-        self.pending.retain(|index| functions.get(usize::from(*index)).is_some_and(|touched| !touched.due.is_empty()));
+        own.due = (0..).zip(&own.windows).fold(own.due.but_windows(), |mut due, (number, window)| {
+            due.add_window(number, window);
+            due
+        });
+        self.pending.add(index, own.due);
     }
 }
 
@@ -369,29 +349,36 @@ impl Touched {
         if is_quiet && stays_here { Noted::All } else { Noted::Changed(changed) }
     }
 
-    /// Takes over from the registers where the windows shall be.
-    fn claim(&mut self) {
-        self.reach = None;
+    /// Takes over from the registers where the windows shall be. Whether two of them may meet; no means no.
+    #[inline]
+    fn claim(&mut self) -> bool {
         let is_there = self.power.is_awake() && !self.has_forgotten;
         let command = if is_there { self.rules.shadow(header::COMMAND) } else { 0 };
         self.is_decoding = command & u32::from((Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE).bits()) != 0;
-        for window in &mut self.windows {
+        let mut memory = Range::NONE;
+        let mut meets_itself = false;
+        let mut due = self.due.but_windows();
+        for (number, window) in (0..).zip(&mut self.windows) {
             window.claim = window.claim_of(&self.rules, command);
-            self.reach = union(self.reach, window.span_at(window.claim));
+            window.want(true);
+            due.add_window(number, window);
+            // All parts of a BAR claim it together.
+            if let Some(span) = window.claimed().filter(|_| window.offset == 0 && window.kind.is_memory()) {
+                meets_itself |= memory.add(span);
+            }
         }
+        self.reach = Reach { memory, io: Range::NONE };
+        if command & low(Command::IO_SPACE_ENABLE) != 0 {
+            meets_itself |= self.claim_ports();
+        }
+        self.due = due;
+        meets_itself
     }
 
-    /// Whether its windows may have an address of the span.
-    fn meets(&self, span: Span) -> bool {
-        self.reach.is_some_and(|reach| reach.overlaps(span))
-    }
-}
-
-/// The smallest range around both.
-fn union(a: Option<Span>, b: Option<Span>) -> Option<Span> {
-    match (a, b) {
-        (Some(a), Some(b)) => Span::from_bounds(a.start().min(b.start()), a.last().max(b.last())),
-        (one, other) => one.or(other),
+    #[inline(never)]
+    fn claim_ports(&mut self) -> bool {
+        let ports = self.windows.iter().filter(|window| !window.kind.is_memory()).filter_map(Window::claimed);
+        ports.fold(false, |meets, span| meets | self.reach.io.add(span))
     }
 }
 

@@ -102,29 +102,23 @@ impl Touched {
 
     /// The guest's decode enables drive the windows; hardware keeps decoding.
     fn take_command(&mut self, function: &Function, relocation: Relocation) -> Result<(), TooManyRules> {
-        let mut decoding = Command::empty();
-        for window in self.windows.iter().filter(|window| window.is_shown) {
-            decoding |= match window.space() {
-                Space::Memory => Command::MEMORY_SPACE_ENABLE,
-                Space::Io => Command::IO_SPACE_ENABLE,
-            };
-        }
+        let decoding = self.windows.iter().fold(0, |decoding, window| decoding | window.enable);
         let start = match relocation.placement {
-            Placement::GuestAssigns => Command::empty(),
+            Placement::GuestAssigns => 0,
             Placement::PreAssigned => decoding,
         };
-        self.prepare(header::COMMAND, low(start), low(start), low(function.command()));
+        self.prepare(header::COMMAND, start, start, low(function.command()));
         let both = low(Command::MEMORY_SPACE_ENABLE | Command::IO_SPACE_ENABLE);
         let mut rules = self.rules.because(Reason::DecodeEnables);
-        rules.keep(header::COMMAND, both, low(decoding), low(start))?;
-        rules.hold(header::COMMAND, low(decoding))?;
+        rules.keep(header::COMMAND, both, decoding, start)?;
+        rules.hold(header::COMMAND, decoding)?;
         // 7.5.1.1.3: SERR# Enable reports errors too, whatever Device Control says.
         let kept = if relocation.errors == ErrorReporting::Pass { Command::empty() } else { Command::SERR_ENABLE };
-        let own = function.command() & kept;
-        rules.keep(header::COMMAND, low(kept), low(kept), low(own))?;
-        rules.hold(header::COMMAND, low(own))?;
+        let own = low(function.command() & kept);
+        rules.keep(header::COMMAND, low(kept), low(kept), own)?;
+        rules.hold(header::COMMAND, own)?;
         rules.set_off(header::COMMAND, Effect::Decoding)?;
-        self.restore(header::COMMAND, 0xffff, low(decoding | own));
+        self.restore(header::COMMAND, 0xffff, decoding | own);
         Ok(())
     }
 }

@@ -1,8 +1,13 @@
 //! Handing out the changes that are due: concealments and unmaps before any map.
 
+use heapless::Vec;
+
 use super::Remapper;
+use super::touched::Touched;
+use super::window::Window;
+use crate::address::Span;
 use crate::decision::WriteDecision;
-use crate::delta::MapOp;
+use crate::delta::{MapOp, Space};
 
 /// What a write comes to: [what a reset made the function forget](Self::replay), then the decision, then the delta.
 #[derive(Debug)]
@@ -35,15 +40,14 @@ pub struct MapDelta<'r, const F: usize> {
     place: usize,
     /// Where changes are handed out of now.
     function: usize,
+    /// The windows of it that are left, a bit for each.
+    windows: u16,
+    /// The window whose change was handed out last, if it was not confirmed.
     window: u8,
-    /// What is left of it: parts of the window, windows of the function, a bit for each.
-    parts: u8,
-    windows: u8,
-    /// Whether a window that shall go away is still there when windows appear.
-    is_stale: bool,
-    /// Where the change handed out last belongs.
-    last: Option<Last>,
 }
+
+/// No window has this number.
+const NONE: u8 = u8::MAX;
 
 /// What is handed out, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,31 +59,104 @@ pub(super) enum Stage {
 
 /// Windows of one function with changes that are due, by stage; a bit for each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Due {
-    pub(super) conceal: u8,
-    pub(super) unmap: u8,
-    pub(super) map: u8,
-}
+pub(super) struct Due([u16; 3]);
 
-#[derive(Debug, Clone, Copy)]
-struct Last {
-    stage: Stage,
-    function: usize,
-    window: u8,
-    part: u8,
+/// Functions with changes that are due.
+#[derive(Debug, Clone)]
+pub(super) struct Pending<const F: usize> {
+    /// Each is in it once.
+    functions: Vec<u8, F>,
+    /// What may be due for one of them.
+    any: Due,
 }
 
 impl Due {
-    pub(super) const fn is_empty(self) -> bool {
-        self.conceal | self.unmap | self.map == 0
+    const NOTHING: Self = Self([0; 3]);
+
+    #[inline]
+    pub(super) fn is_nothing(self) -> bool {
+        self == Self::NOTHING
     }
 
     #[inline]
-    const fn windows(&mut self, stage: Stage) -> &mut u8 {
+    const fn windows(self, stage: Stage) -> u16 {
+        let Self([conceal, unmap, map]) = self;
         match stage {
-            Stage::Conceal => &mut self.conceal,
-            Stage::Unmap => &mut self.unmap,
-            Stage::Map => &mut self.map,
+            Stage::Conceal => conceal,
+            Stage::Unmap => unmap,
+            Stage::Map => map,
+        }
+    }
+
+    #[inline]
+    const fn windows_mut(&mut self, stage: Stage) -> &mut u16 {
+        let Self([conceal, unmap, map]) = self;
+        match stage {
+            Stage::Conceal => conceal,
+            Stage::Unmap => unmap,
+            Stage::Map => map,
+        }
+    }
+
+    pub(super) const fn add(&mut self, stage: Stage, window: u8) {
+        *self.windows_mut(stage) |= bit(window);
+    }
+
+    #[inline]
+    const fn remove(&mut self, stage: Stage, window: u8) {
+        *self.windows_mut(stage) &= !bit(window);
+    }
+
+    /// What is to be concealed, without windows that come or go.
+    #[inline]
+    pub(super) const fn but_windows(self) -> Self {
+        Self([self.windows(Stage::Conceal), 0, 0])
+    }
+
+    /// Notes whether a window is to come or to go.
+    #[inline]
+    pub(super) const fn add_window(&mut self, number: u8, window: &Window) {
+        let Self([_, unmap, map]) = self;
+        if window.applied == window.wanted {
+            return;
+        }
+        if window.applied != 0 {
+            *unmap |= bit(number);
+        }
+        if window.wanted != 0 {
+            *map |= bit(number);
+        }
+    }
+}
+
+impl<const F: usize> Pending<F> {
+    pub(super) const fn new() -> Self {
+        Self { functions: Vec::new(), any: Due::NOTHING }
+    }
+
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        self.functions.clear();
+        self.any = Due::NOTHING;
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.functions.is_empty()
+    }
+
+    #[inline]
+    pub(super) fn add(&mut self, function: usize, due: Due) {
+        if due.is_nothing() {
+            return;
+        }
+        for (any, due) in self.any.0.iter_mut().zip(due.0) {
+            *any |= due;
+        }
+        let [function, ..] = function.to_le_bytes();
+        if !self.functions.contains(&function) {
+            // As long as the list of functions.
+            let _ = self.functions.push(function);
         }
     }
 }
@@ -87,17 +164,7 @@ impl Due {
 impl<'r, const F: usize> MapDelta<'r, F> {
     #[inline]
     pub(super) fn new(remapper: &'r mut Remapper<F>) -> Self {
-        Self {
-            remapper,
-            stage: Stage::Conceal,
-            place: 0,
-            function: 0,
-            window: 0,
-            parts: 0,
-            windows: 0,
-            is_stale: false,
-            last: None,
-        }
+        Self { remapper, stage: Stage::Conceal, place: 0, function: 0, windows: 0, window: NONE }
     }
 
     /// Whether nothing is due.
@@ -110,69 +177,97 @@ impl<'r, const F: usize> MapDelta<'r, F> {
     #[expect(clippy::should_implement_trait, reason = "an iterator cannot be told that its item was applied")]
     #[inline]
     pub fn next(&mut self) -> Option<MapOp> {
-        if self.remapper.pending.is_empty() { None } else { self.advance() }
+        if self.windows == 0 && (self.remapper.pending.is_empty() || !self.enter_next_function()) {
+            return None;
+        }
+        let [number, ..] = self.windows.trailing_zeros().to_le_bytes();
+        self.windows &= self.windows.wrapping_sub(1);
+        self.window = number;
+        let window = self.remapper.functions.get(self.function)?.windows.get(usize::from(number))?;
+        Some(window.change(self.stage))
     }
 
     /// The change handed out last is in force.
+    #[inline]
     pub fn confirm(&mut self) {
-        let Some(Last { stage, function, window: number, part }) = self.last.take() else { return };
-        let Some(touched) = self.remapper.functions.get_mut(function) else { return };
+        let number = core::mem::replace(&mut self.window, NONE);
+        let Some(touched) = self.remapper.functions.get_mut(self.function) else { return };
         let Some(window) = touched.windows.get_mut(usize::from(number)) else { return };
-        if window.confirm(stage, part) {
-            *touched.due.windows(stage) &= !bit(number);
+        window.confirm(self.stage);
+        touched.due.remove(self.stage, number);
+        if touched.due.is_nothing() && self.remapper.pending.functions.len() == 1 {
+            self.remapper.pending.clear();
         }
     }
 
-    fn advance(&mut self) -> Option<MapOp> {
-        while self.parts != 0 || self.enter_next_window() {
-            let part = take_lowest(&mut self.parts);
-            let window = self.remapper.functions.get(self.function)?.windows.get(usize::from(self.window))?;
-            let Some(change) = window.change(self.stage, part) else { continue };
-            // A window whose place is still taken by one that could not be unmapped waits.
-            if self.is_stale && self.remapper.is_stale(window, change.guest().0) {
-                continue;
-            }
-            self.last = Some(Last { stage: self.stage, function: self.function, window: self.window, part });
-            return Some(change);
-        }
-        self.remapper.forget_settled();
-        None
-    }
-
-    /// Goes on to the next window with changes of this stage, or of a later one.
-    fn enter_next_window(&mut self) -> bool {
-        while self.windows == 0 {
-            if let Some(index) = self.remapper.pending.get(self.place) {
-                self.place = self.place.saturating_add(1);
+    /// Goes on to the next function with changes of this stage, or of a later one.
+    #[inline(never)]
+    fn enter_next_function(&mut self) -> bool {
+        loop {
+            let pending = &self.remapper.pending;
+            let next = if pending.any.windows(self.stage) == 0 { None } else { pending.functions.get(self.place) };
+            if let Some(index) = next {
+                self.place = self.place.wrapping_add(1);
                 self.function = usize::from(*index);
-                let touched = self.remapper.functions.get_mut(self.function);
-                self.windows = touched.map_or(0, |touched| *touched.due.windows(self.stage));
+                self.windows = self.remapper.ready(self.function, self.stage);
+                if self.windows != 0 {
+                    return true;
+                }
                 continue;
             }
+            self.place = 0;
             self.stage = match self.stage {
                 Stage::Conceal => Stage::Unmap,
                 Stage::Unmap => Stage::Map,
-                Stage::Map => return false,
+                Stage::Map => break,
             };
-            self.place = 0;
-            self.is_stale = self.stage == Stage::Map && self.remapper.is_any_stale();
         }
-        self.window = take_lowest(&mut self.windows);
-        let touched = self.remapper.functions.get(self.function);
-        let window = touched.and_then(|touched| touched.windows.get(usize::from(self.window)));
-        self.parts = window.map_or(0, |window| window.parts_due(self.stage));
-        true
+        self.remapper.forget_settled();
+        false
     }
 }
 
-/// Takes the lowest bit out of a set that has one.
-#[inline]
-const fn take_lowest(set: &mut u8) -> u8 {
-    let [lowest, ..] = set.trailing_zeros().to_le_bytes();
-    *set &= set.wrapping_sub(1);
-    lowest
+impl<const F: usize> Remapper<F> {
+    /// The windows of a function of which changes of a stage can be handed out, a bit for each.
+    #[inline]
+    fn ready(&self, function: usize, stage: Stage) -> u16 {
+        let Some(touched) = self.functions.get(function) else { return 0 };
+        let due = touched.due.windows(stage);
+        let may_wait = stage == Stage::Map && self.pending.any.windows(Stage::Unmap) != 0;
+        if may_wait { due & !self.waiting(touched) } else { due }
+    }
+
+    /// The windows of a function whose place is still taken by one that could not be unmapped.
+    #[cold]
+    fn waiting(&self, touched: &Touched) -> u16 {
+        let is_waiting = |window: &Window| {
+            window.is_stale() || window.span_at(window.wanted).is_some_and(|span| self.is_stale(window.space(), span))
+        };
+        touched.windows.iter().rev().fold(0, |waiting, window| waiting << 1 | u16::from(is_waiting(window)))
+    }
+
+    /// Whether a window that shall go away, but is still there, has an address of the span.
+    fn is_stale(&self, space: Space, span: Span) -> bool {
+        let pending = self.pending.functions.iter().filter_map(|function| self.functions.get(usize::from(*function)));
+        pending.flat_map(|touched| &touched.windows).any(|window| {
+            window.is_stale()
+                && window.space() == space
+                && window.span_at(window.applied).is_some_and(|stale| stale.overlaps(span))
+        })
+    }
+
+    /// Takes functions whose windows are what they shall be off the list.
+    #[cold]
+    fn forget_settled(&mut self) {
+        let functions = &self.functions;
+        let is_due = |index: &u8| functions.get(usize::from(*index)).is_some_and(|touched| !touched.due.is_nothing());
+        self.pending.functions.retain(is_due);
+        if self.pending.functions.is_empty() {
+            self.pending.any = Due::NOTHING;
+        }
+    }
 }
 
-pub(super) const fn bit(number: u8) -> u8 {
-    1_u8.wrapping_shl(number as u32)
+const fn bit(number: u8) -> u16 {
+    1_u16.wrapping_shl(number as u32)
 }

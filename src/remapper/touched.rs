@@ -3,16 +3,18 @@
 
 use heapless::Vec;
 
+use super::area::Reach;
 use super::destination_port::BusReset;
 use super::lists::hide_extended_capabilities;
-use super::pending::Due;
+use super::pending::{Due, Stage};
 use super::reason::Reason;
 use super::replay::Power;
 use super::rule::{Effect, Rules, TooManyRules};
-use super::window::{Concealed, Trapped, Window};
+use super::window::{MAX_WINDOWS, Trapped, Window};
 use crate::access::{Access, Dword, Lanes};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::HostWrite;
+use crate::delta::{Backing, Space};
 use crate::plan::{Plan, is_reached, shown_size};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
 use crate::spec::capability::ExtendedCapabilityId;
@@ -26,13 +28,13 @@ pub(super) struct Touched {
     /// Where the guest finds it; `None` when it does not.
     pub(super) guest: Option<Bdf>,
     pub(super) rules: Rules,
-    pub(super) windows: Vec<Window, 7>,
+    pub(super) windows: Vec<Window, MAX_WINDOWS>,
     /// Which of them have changes that are due.
     pub(super) due: Due,
     /// Whether the guest lets it decode.
     pub(super) is_decoding: bool,
-    /// The lowest and the highest address its windows claim, to skip it fast.
-    pub(super) reach: Option<Span>,
+    /// Where its windows are, to skip it fast.
+    pub(super) reach: Reach,
     /// For a port with an empty link: what a reset of the bus behind it is to reset.
     pub(super) bus_reset: Option<BusReset>,
     /// Whether nothing of it is the hardware's: it stands where a function was that the guest finds elsewhere, or not.
@@ -78,7 +80,7 @@ impl Touched {
             windows: Vec::new(),
             due: Due::default(),
             is_decoding: false,
-            reach: None,
+            reach: Reach::NONE,
             bus_reset: None,
             is_inert: false,
             leads: None,
@@ -143,23 +145,41 @@ impl Touched {
         trapped: Trapped,
         is_shown: bool,
     ) {
-        let mut window = Window {
-            kind: bar.kind(),
-            dword: bar.dword(function.header_type()),
-            size: shown_size(bar),
-            host,
-            trapped,
-            is_shown,
-            concealed: Concealed::Wanted,
-            claim: 0,
-            wanted: 0,
-            applied: 0,
-            applied_parts: 0,
-            parts: 0,
+        let (kind, size) = (bar.kind(), shown_size(bar));
+        let dword = bar.dword(function.header_type());
+        let enable = match bar.space() {
+            _ if !is_shown => Command::empty(),
+            Space::Memory => Command::MEMORY_SPACE_ENABLE,
+            Space::Io => Command::IO_SPACE_ENABLE,
         };
-        window.parts = window.all_parts();
-        // A function has at most seven.
-        let _ = self.windows.push(window);
+        for (offset, len, backing) in trapped.parts(size) {
+            let [number, ..] = self.windows.len().to_le_bytes();
+            // A BAR below a page has the rest of its page mapped too, where that holds nothing else.
+            let host_len = match backing {
+                Backing::Direct => len,
+                Backing::Trapped => len.min(host.0.len().saturating_sub(offset)),
+            };
+            let added = self.windows.push(Window {
+                kind,
+                dword,
+                upper: dword.plus(1).filter(|_| kind.is_64_bit()),
+                bar: host,
+                size,
+                offset,
+                len,
+                host: Host(Span::of(host.0.start().wrapping_add(offset), host_len)),
+                backing,
+                enable: enable.bits().into(),
+                highest: Window::highest(kind, size),
+                claim: 0,
+                wanted: 0,
+                applied: 0,
+            });
+            // The BAR is concealed with its first part. There is room for all.
+            if added.is_ok() && offset == 0 {
+                self.due.add(Stage::Conceal, number);
+            }
+        }
     }
 
     /// Keeps a BAR in the shadow.

@@ -1,114 +1,106 @@
-//! One BAR of a moved or hidden function: what its registers ask for, and what the second stage has.
+//! A BAR of a moved or hidden function: what its registers ask for, and what the second stage has.
 
 use super::Translation;
-use super::pending::{Stage, bit};
+use super::pending::Stage;
 use super::rule::Rules;
 use crate::access::Dword;
 use crate::address::{Guest, Host, Span};
 use crate::delta::{Backing, MapOp, Space};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
-use crate::spec::header::Command;
 use crate::topology::MsiX;
 
 /// Guest-physical addresses have at most 52 bits on every processor with a second stage.
 const ADDRESS_LIMIT: u64 = 1 << 52;
 
-/// A BAR of a touched function.
+/// A BAR of a touched function, or a part of one: what is mapped in one way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
     pub(super) kind: BarKind,
-    /// Where the BAR register is.
+    /// Where the BAR register is, and the one with the upper half of a 64-bit address.
     pub(super) dword: Dword,
-    /// The size the guest finds, in bytes.
+    pub(super) upper: Option<Dword>,
+    /// What hardware decodes for all of the BAR.
+    pub(super) bar: Host<Span>,
+    /// The size of the BAR the guest finds, in bytes.
     pub(super) size: u64,
-    /// What hardware decodes.
+    /// Where this part starts in the BAR, and its length.
+    pub(super) offset: u64,
+    pub(super) len: u64,
+    /// What the part is mapped to.
     pub(super) host: Host<Span>,
-    /// Which bytes are trapped.
-    pub(super) trapped: Trapped,
-    /// Whether the guest has the BAR at all.
-    pub(super) is_shown: bool,
-    /// Whether the guest is to find nothing at the host's addresses, and whether that is so.
-    pub(super) concealed: Concealed,
-    /// Where the registers put it; 0 when they do not.
+    pub(super) backing: Backing,
+    /// The bit of Command that lets it decode; none where the guest does not have the BAR.
+    pub(super) enable: u32,
+    /// The highest address the BAR can have. None reaches the last byte of the space: that is a BAR being sized.
+    pub(super) highest: u64,
+    /// Where the registers put the BAR; 0 when they do not.
     pub(super) claim: u64,
-    /// Where it shall be: at its claim, or nowhere (0) when an earlier window or a reserved range is there.
+    /// Where the part shall be: where the BAR claims to be, or nowhere (0) when an earlier window or a reserved range is
+    /// there.
     pub(super) wanted: u64,
     /// Where it is; 0 for nowhere.
     pub(super) applied: u64,
-    /// Which of its parts are there.
-    pub(super) applied_parts: u8,
-    /// Which parts it has.
-    pub(super) parts: u8,
 }
 
-/// Which bytes of a window cost an exit.
+/// Which bytes of a BAR cost an exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trapped {
     None,
     All,
-    /// Whole pages, as offsets into the window.
+    /// Whole pages, as offsets into the BAR.
     Pages(u64, u64),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Concealed {
-    Wanted,
-    Applied,
-}
-
-/// A part of a window that is mapped in one way.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    guest: Guest<Span>,
-    host: Host<Span>,
-    backing: Backing,
-}
-
-/// Most parts of one window: before, in and after trapped pages.
-const PARTS: u8 = 3;
+/// Most windows of one function: seven BARs, and two more where one has trapped pages inside.
+pub(super) const MAX_WINDOWS: usize = 9;
 
 impl Window {
     pub(super) const fn space(&self) -> Space {
         if self.kind.is_memory() { Space::Memory } else { Space::Io }
     }
 
-    /// What the registers of the function ask for. Zero is no address, and neither is one that leaves the space or
-    /// reaches its last byte: a BAR that is being sized.
+    /// What the registers ask for: the address of the BAR. Zero is none, and neither is one above the highest.
+    #[inline]
     pub(super) fn claim_of(&self, rules: &Rules, command: u32) -> u64 {
-        let enable = match self.space() {
-            Space::Memory => Command::MEMORY_SPACE_ENABLE,
-            Space::Io => Command::IO_SPACE_ENABLE,
-        };
-        if !self.is_shown || command & u32::from(enable.bits()) == 0 {
+        if command & self.enable == 0 {
             return 0;
         }
         let low = rules.shadow(self.dword);
         if self.kind == BarKind::Rom && low & ROM_ENABLE == 0 {
             return 0;
         }
-        let high = match self.dword.plus(1) {
-            Some(upper) if self.kind.is_64_bit() => u64::from(rules.shadow(upper)) << 32,
-            _ => 0,
-        };
-        let base = high | u64::from(low & !self.kind.type_mask());
-        let limit = match self.kind {
-            BarKind::Memory64 { .. } => ADDRESS_LIMIT,
-            BarKind::Memory32 { .. } | BarKind::Rom | BarKind::Io => 1 << 32,
-        };
-        match base.checked_add(self.size) {
-            Some(end) if end < limit => base,
-            _ => 0,
-        }
+        let high = self.upper.map_or(0, |upper| rules.shadow(upper));
+        let base = u64::from(high) << 32 | u64::from(low & !self.kind.type_mask());
+        if base <= self.highest { base } else { 0 }
+    }
+
+    /// Wants the part to be where the BAR claims to be, or nowhere.
+    #[inline]
+    pub(super) const fn want(&mut self, is_free: bool) {
+        self.wanted = if is_free && self.claim != 0 { self.claim.wrapping_add(self.offset) } else { 0 };
+    }
+
+    /// The highest address a BAR of this kind and size can have.
+    pub(super) fn highest(kind: BarKind, size: u64) -> u64 {
+        let limit = if kind.is_64_bit() { ADDRESS_LIMIT } else { 1 << 32 };
+        u64::saturating_sub(limit, size).saturating_sub(1)
+    }
+
+    /// All of the BAR, where the registers put it.
+    #[inline]
+    pub(super) const fn claimed(&self) -> Option<Span> {
+        if self.claim == 0 { None } else { Some(Span::of(self.claim, self.size)) }
+    }
+
+    /// Whether the BAR claims an address of the span.
+    #[inline]
+    pub(super) fn claims(&self, space: Space, span: Span) -> bool {
+        self.space() == space && self.claimed().is_some_and(|claim| claim.overlaps(span))
     }
 
     /// The guest addresses of the window when it is at `base`, if that is somewhere.
-    pub(super) fn span_at(&self, base: u64) -> Option<Span> {
-        if base == 0 { None } else { Span::new(base, self.size) }
-    }
-
-    /// Whether the window claims an address of the span.
-    pub(super) fn claims(&self, space: Space, span: Span) -> bool {
-        self.space() == space && self.span_at(self.claim).is_some_and(|claim| claim.overlaps(span))
+    pub(super) const fn span_at(&self, base: u64) -> Option<Span> {
+        if base == 0 { None } else { Some(Span::of(base, self.len)) }
     }
 
     /// Whether it is still where it shall not be.
@@ -117,61 +109,30 @@ impl Window {
         self.applied != 0 && self.applied != self.wanted
     }
 
-    /// Whether it is not all where it shall be.
+    /// The change that is due in a stage.
     #[inline]
-    pub(super) const fn is_missing(&self) -> bool {
-        self.wanted != 0 && (self.applied != self.wanted || self.applied_parts != self.parts)
-    }
-
-    /// The parts with a change in a stage, a bit for each. A window that was not unmapped is not mapped elsewhere.
-    pub(super) const fn parts_due(&self, stage: Stage) -> u8 {
-        match stage {
-            Stage::Conceal => 1,
-            Stage::Unmap => self.applied_parts,
-            Stage::Map if self.is_stale() => 0,
-            Stage::Map => self.parts & !self.applied_parts,
-        }
-    }
-
-    /// The change of a part in a stage.
-    #[inline]
-    pub(super) fn change(&self, stage: Stage, part: u8) -> Option<MapOp> {
+    pub(super) fn change(&self, stage: Stage) -> MapOp {
         let space = self.space();
         match stage {
-            Stage::Conceal => Some(MapOp::Conceal { guest: Guest(self.host.0), space }),
-            Stage::Unmap => {
-                let Part { guest, .. } = self.part(part, self.applied)?;
-                Some(MapOp::Unmap { guest, space })
-            }
-            Stage::Map => {
-                let Part { guest, host, backing } = self.part(part, self.wanted)?;
-                let prefetchable = self.kind.is_prefetchable();
-                Some(MapOp::Map { guest, host, space, backing, prefetchable })
-            }
+            Stage::Conceal => MapOp::Conceal { guest: Guest(self.bar.0), space },
+            Stage::Unmap => MapOp::Unmap { guest: Guest(Span::of(self.applied, self.len)), space },
+            Stage::Map => MapOp::Map {
+                guest: Guest(Span::of(self.wanted, self.len)),
+                host: self.host,
+                space,
+                backing: self.backing,
+                prefetchable: self.kind.is_prefetchable(),
+            },
         }
     }
 
-    /// Takes note of a change that is in force. Whether it was the last of the window in this stage.
+    /// Takes note of a change that is in force.
     #[inline]
-    pub(super) const fn confirm(&mut self, stage: Stage, part: u8) -> bool {
+    pub(super) const fn confirm(&mut self, stage: Stage) {
         match stage {
-            Stage::Conceal => {
-                self.concealed = Concealed::Applied;
-                true
-            }
-            Stage::Unmap => {
-                self.applied_parts &= !bit(part);
-                let is_last = self.applied_parts == 0;
-                if is_last {
-                    self.applied = 0;
-                }
-                is_last
-            }
-            Stage::Map => {
-                self.applied = self.wanted;
-                self.applied_parts |= bit(part);
-                self.applied_parts == self.parts
-            }
+            Stage::Conceal => {}
+            Stage::Unmap => self.applied = 0,
+            Stage::Map => self.applied = self.wanted,
         }
     }
 
@@ -181,43 +142,30 @@ impl Window {
         if !span.contains(guest) {
             return None;
         }
-        let offset = guest.wrapping_sub(span.start());
-        let Host(host) = self.host;
-        // The guest's window may be longer than what hardware decodes.
-        Some(if offset < host.len() {
-            Translation::Host(Host(host.start().wrapping_add(offset)))
+        let offset = self.offset.wrapping_add(guest.wrapping_sub(span.start()));
+        let Host(bar) = self.bar;
+        // The guest's BAR may be longer than what hardware decodes.
+        Some(if offset < bar.len() {
+            Translation::Host(Host(bar.start().wrapping_add(offset)))
         } else {
             Translation::Absent
         })
     }
+}
 
-    /// The parts there are, wherever the window is.
-    pub(super) fn all_parts(&self) -> u8 {
-        (0..PARTS).filter(|part| self.part(*part, 0).is_some()).fold(0, |parts, part| parts | bit(part))
-    }
-
-    fn part(&self, part: u8, base: u64) -> Option<Part> {
-        let (offset, len, backing) = match (self.trapped, part) {
-            (Trapped::None, 0) => (0, self.size, Backing::Direct),
-            (Trapped::All, 0) => (0, self.size, Backing::Trapped),
-            (Trapped::Pages(start, _), 0) => (0, start, Backing::Direct),
-            (Trapped::Pages(start, len), 1) => (start, len, Backing::Trapped),
-            (Trapped::Pages(start, len), 2) => {
-                let end = start.saturating_add(len);
-                (end, self.size.saturating_sub(end), Backing::Direct)
-            }
-            _ => return None,
+impl Trapped {
+    /// The parts of a BAR of this size that are mapped in one way each: offset, length, and how.
+    pub(super) fn parts(self, size: u64) -> impl Iterator<Item = (u64, u64, Backing)> {
+        let (start, end, inside) = match self {
+            Self::None => (size, size, Backing::Direct),
+            Self::All => (0, size, Backing::Trapped),
+            Self::Pages(start, len) => (start, start.saturating_add(len).min(size), Backing::Trapped),
         };
-        let Host(host) = self.host;
-        let host_len = match backing {
-            Backing::Direct => len,
-            Backing::Trapped => len.min(host.len().saturating_sub(offset)),
-        };
-        Some(Part {
-            guest: Guest(Span::new(base.checked_add(offset)?, len)?),
-            host: Host(Span::new(host.start().checked_add(offset)?, host_len)?),
-            backing,
-        })
+        let parts = [(0, start, Backing::Direct), (start, end, inside), (end, size, Backing::Direct)];
+        parts
+            .into_iter()
+            .map(|(start, end, backing)| (start, end.saturating_sub(start), backing))
+            .filter(|(_, len, _)| *len != 0)
     }
 }
 
