@@ -8,8 +8,9 @@ use crate::access::Dword;
 use crate::address::Host;
 use crate::plan::{Port, Role, Way};
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId, extended_control_dword};
+use crate::spec::express::{self, PortType};
 use crate::spec::header::{self, Command};
-use crate::spec::{express, power_management, type1};
+use crate::spec::{error_reporting, power_management, type1};
 use crate::topology::Function;
 
 /// The Command bits that make a bridge forward.
@@ -36,8 +37,22 @@ impl Touched {
             let (rules, hidden) = (&mut touched.rules, Reason::HiddenService);
             hide_capabilities(rules, hidden, port.function, |id| is_hidden(port, id))?;
             hide_extended_capabilities(rules, hidden, port.function, |id| is_hidden_extended(port, id))?;
+            if port.role != Role::Destination {
+                touched.name_no_error_sources(port.function)?;
+            }
         }
         Ok(touched)
+    }
+
+    /// An error's source is a Requester ID of the hardware, which may be another function's in the guest's view, or
+    /// nobody's. Without one Linux asks all functions behind the port (`is_error_source`).
+    fn name_no_error_sources(&mut self, function: &Function) -> Result<(), TooManyRules> {
+        let is_root = function.express().is_some_and(|express| express.port_type == PortType::RootPort);
+        let errors = function.extended_capability(ExtendedCapabilityId::AER).filter(|_| is_root);
+        match errors.and_then(|errors| errors.plus(error_reporting::ERROR_SOURCES)) {
+            Some(sources) => self.rules.because(Reason::ErrorSources).fix(sources, !0, 0),
+            None => Ok(()),
+        }
     }
 
     /// Lets the guest give the bridge bus numbers hardware never sees.

@@ -34,7 +34,7 @@ impl<const F: usize> Remapper<F> {
 
     /// Error Source Identification of Advanced Error Reporting (offset 34h, 7.8.4.11) as the guest must read it: the
     /// requester of a correctable error in 15:0, of another in 31:16. Those the guest does not find are zero, at which
-    /// Linux asks every function (`is_error_source`).
+    /// Linux asks every function (`is_error_source`). In ports functions left the guest reads zero anyway.
     pub fn error_sources(&self, register: Host<u32>) -> Guest<u32> {
         Guest(self.requester_in(register.0, 0) | self.requester_in(register.0, 16))
     }

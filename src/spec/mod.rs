@@ -8,6 +8,7 @@ pub mod bar;
 pub mod capability;
 pub mod cardbus;
 pub mod enhanced_allocation;
+pub mod error_reporting;
 pub mod express;
 pub mod header;
 pub mod msix;
