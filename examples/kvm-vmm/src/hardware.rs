@@ -181,10 +181,8 @@ impl Hardware {
     }
 
     fn device_at(&mut self, space: Space, host: u64) -> Option<(&mut Device, u32, u64)> {
-        self.devices.iter_mut().find_map(|device| {
-            let (bar, offset) = device.bar_at(space, host)?;
-            Some((device, bar, offset))
-        })
+        let mut devices = self.devices.iter_mut();
+        devices.find_map(|device| device.bar_at(space, host).map(|(bar, offset)| (device, bar, offset)))
     }
 }
 

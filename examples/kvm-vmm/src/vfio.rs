@@ -159,16 +159,10 @@ impl Device {
         })
     }
 
-    /// The pin to show: its own, where what it raises can reach the guest.
+    /// The pin to show, where VFIO has its interrupt.
     pub fn interrupt_pin(&self, function: &Function) -> Option<InterruptPin> {
-        let pins = [InterruptPin::IntA, InterruptPin::IntB, InterruptPin::IntC, InterruptPin::IntD];
-        let pin = pins.into_iter().find(|pin| *pin as u8 == function.interrupt_pin())?;
         self.vfio.get_irq_info(VFIO_PCI_INTX_IRQ_INDEX).filter(|irq| irq.count == 1)?;
-        if self.router.has_lines() {
-            return Some(pin);
-        }
-        eprintln!("kvm-vmm: {} shows no Interrupt Pin: this KVM tells nobody when a line may rise again", self.address);
-        None
+        shown_pin(self.address, function.interrupt_pin(), self.router.has_lines())
     }
 
     /// Takes over where its BARs and capabilities are, and maps what can be mapped.
@@ -304,6 +298,16 @@ impl Device {
         let count = 1 << (control >> 4 & 7).min(5);
         (0..count).map(|vector| Some(Message { address, data: data & 0xffff | vector })).collect()
     }
+}
+
+/// The pin to show: the function's own, where KVM has a line for it.
+fn shown_pin(address: SegmentBdf, own: u8, has_lines: bool) -> Option<InterruptPin> {
+    let pins = [InterruptPin::IntA, InterruptPin::IntB, InterruptPin::IntC, InterruptPin::IntD];
+    let pin = pins.into_iter().find(|pin| *pin as u8 == own)?;
+    if !has_lines {
+        eprintln!("kvm-vmm: {address} shows no Interrupt Pin: this KVM tells nobody when a line may rise again");
+    }
+    has_lines.then_some(pin)
 }
 
 impl MsixTable {

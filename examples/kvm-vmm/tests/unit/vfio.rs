@@ -1,4 +1,4 @@
-//! What the kernel says about functions that cannot be given to a guest, in a folder that looks as its own.
+//! Functions that cannot be given to a guest, by a folder that looks as the kernel's; the pins of those that can.
 
 use std::io;
 use std::os::unix::fs::symlink;
@@ -72,4 +72,12 @@ fn a_group_that_is_somebody_elses_comes_with_its_name() {
         hint(sysfs(&[]).as_path(), NIC, error).to_string(),
         "/dev/vfio/7: Permission denied (os error 13); its owner has to be you, or root"
     );
+}
+
+#[test]
+fn a_pin_is_shown_only_where_its_line_can_rise_again() {
+    use InterruptPin::{IntA, IntB, IntC, IntD};
+    let shown = |has_lines| [0, 1, 2, 3, 4, 5].map(|own| shown_pin(NIC, own, has_lines));
+    assert_eq!(shown(true), [None, Some(IntA), Some(IntB), Some(IntC), Some(IntD), None]);
+    assert_eq!(shown(false), [None; 6]);
 }
