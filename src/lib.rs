@@ -62,7 +62,9 @@ pub use address::{Bdf, Guest, Host, ParseBdfError, Span};
 pub use decision::{HostWrite, ReadDecision, Splice, WriteDecision};
 pub use delta::{Backing, MapOp, Space};
 pub use plan::{Finding, Grade, Placement, Plan, PlanError, Relocation};
-pub use remapper::{Event, Explanation, MapDelta, Remapper, Replay, Replays, Translation, WriteOutcome};
+pub use remapper::{
+    Event, Explanation, MapDelta, Remapper, Replay, Replays, RestoreError, SaveError, Translation, WriteOutcome,
+};
 pub use topology::Topology;
 #[cfg(feature = "sim")]
 #[allow(

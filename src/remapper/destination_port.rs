@@ -4,6 +4,7 @@ use super::Remapper;
 use super::lists::room_of;
 use super::reason::Reason;
 use super::rule::{Effect, TooManyRules};
+use super::state::Fingerprint;
 use super::touched::Touched;
 use crate::access::{Access, Dword, Lanes};
 use crate::address::{Bdf, Host};
@@ -21,6 +22,15 @@ pub(super) struct BusReset {
     control: u32,
     /// The bus, as the guest finds it when it starts.
     bus: u8,
+}
+
+impl BusReset {
+    pub(super) fn identify(self, fingerprint: &mut Fingerprint) {
+        let Self { bridge, control, bus } = self;
+        fingerprint.add(bridge.routing_id());
+        fingerprint.add(control);
+        fingerprint.add(bus);
+    }
 }
 
 impl<const F: usize> Remapper<F> {

@@ -2,6 +2,7 @@
 
 use heapless::Vec;
 
+use super::state::Fingerprint;
 use crate::address::{Bdf, Guest, Host};
 
 /// What is at a guest address.
@@ -148,6 +149,18 @@ impl<const B: usize> Index<B> {
         match self.buses.iter().position(|bus| bus.host == host) {
             Some(place) => (0..=u8::MAX).find(|number| usize::from(self.way(*number)).checked_sub(1) == Some(place)),
             None => Some(host).filter(|number| self.way(*number) == 0),
+        }
+    }
+
+    pub(super) fn identify(&self, fingerprint: &mut Fingerprint) {
+        // The ways follow from the bus numbers, and so does which of its codes for the hardware's a bus has.
+        let Self { ways: _, codes, buses } = self;
+        fingerprint.add_count(buses.len());
+        for (Bus { host, range: _ }, codes) in buses.iter().zip(codes) {
+            fingerprint.add(*host);
+            for code in codes {
+                fingerprint.add_byte(if *code == RENAMED { PLAIN } else { *code });
+            }
         }
     }
 

@@ -17,6 +17,7 @@ mod reason;
 mod replay;
 mod routing;
 mod rule;
+mod state;
 mod touched;
 mod window;
 
@@ -25,6 +26,7 @@ pub use explain::{Absence, Explanation, Found, Register};
 pub use pending::{MapDelta, WriteOutcome};
 pub use reason::Reason;
 pub use replay::{Replay, Replays};
+pub use state::{RestoreError, SaveError};
 
 use heapless::Vec;
 

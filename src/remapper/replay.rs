@@ -10,6 +10,7 @@ use super::index::Entry;
 use super::pending::{MapDelta, WriteOutcome};
 use super::reason::Reason;
 use super::rule::{Effect, Rules, TooManyRules};
+use super::state::Fingerprint;
 use super::touched::{Setting, Touched};
 use crate::access::{Access, Dword, Lanes};
 use crate::address::{Bdf, Guest, Host};
@@ -210,6 +211,26 @@ impl Power {
         self.state = state;
         Some(is_reset)
     }
+
+    pub(super) fn identify(self, fingerprint: &mut Fingerprint) {
+        let Self { state: _, states, forgets } = self;
+        fingerprint.add(states);
+        fingerprint.add(forgets);
+    }
+
+    /// What changes from then on.
+    pub(super) const fn word(self) -> u32 {
+        self.state
+    }
+
+    /// Whether this is the word of such a function.
+    pub(super) const fn accepts(self, word: u32) -> bool {
+        word == 0 || word <= power_management::D3_HOT && self.states >> word & 1 == 1
+    }
+
+    pub(super) const fn take_word(&mut self, word: u32) {
+        self.state = word;
+    }
 }
 
 impl Rules {
@@ -308,7 +329,7 @@ impl Touched {
     }
 
     /// Whether a reset takes anything from it that the host keeps.
-    fn can_forget(&self) -> bool {
+    pub(super) fn can_forget(&self) -> bool {
         !self.restores.is_empty()
     }
 

@@ -1,6 +1,7 @@
 //! What becomes of one DWORD: which bits come from hardware, which reach it, and what the others read.
 
 use super::reason::Reason;
+use super::state::Fingerprint;
 use crate::access::{Dword, Lanes};
 
 /// The registers of one function are more than a table has room for.
@@ -143,6 +144,54 @@ impl Rules {
     /// Changes all rules, but for which bits are the hardware's.
     pub(super) fn change_all(&mut self, change: impl FnMut(&mut Rule)) {
         self.table.iter_mut().take(self.count).for_each(change);
+    }
+
+    pub(super) fn identify(&self, fingerprint: &mut Fingerprint) {
+        // The table is looked through as far as it is used; what is shared shows in the codes.
+        let Self { codes, table: _, count: _, shared: _ } = self;
+        fingerprint.add_bytes(codes);
+        for rule in self.used() {
+            let Rule {
+                from_hardware,
+                to_hardware,
+                hold,
+                writable,
+                shadow,
+                effect,
+                // They follow from the first two.
+                from_lanes: _,
+                to_lanes: _,
+                // It decides nothing.
+                reason: _,
+            } = *rule;
+            for bits in [from_hardware, to_hardware, hold, writable, shadow & !writable] {
+                fingerprint.add(bits);
+            }
+            fingerprint.add(effect as u8);
+        }
+    }
+
+    /// The bits of the shadow the guest changes, where there are some.
+    pub(super) fn words(&self) -> impl Iterator<Item = u32> {
+        self.used().filter(|rule| rule.writable != 0).map(|rule| rule.shadow & rule.writable)
+    }
+
+    /// Whether these are words of such rules.
+    pub(super) fn accepts(&self, words: &mut impl Iterator<Item = u32>) -> bool {
+        let mut writable = self.used().map(|rule| rule.writable).filter(|writable| *writable != 0);
+        writable.all(|writable| words.next().is_some_and(|word| word & !writable == 0))
+    }
+
+    pub(super) fn take_words(&mut self, words: &mut impl Iterator<Item = u32>) {
+        self.change_all(|rule| {
+            if rule.writable != 0 {
+                rule.shadow = rule.shadow & !rule.writable | words.next().unwrap_or(0) & rule.writable;
+            }
+        });
+    }
+
+    fn used(&self) -> impl Iterator<Item = &Rule> {
+        self.table.iter().take(self.count)
     }
 
     fn is_shared(&self, index: usize) -> bool {

@@ -10,6 +10,7 @@ use super::pending::{Due, Stage};
 use super::reason::Reason;
 use super::replay::Power;
 use super::rule::{Effect, Rules, TooManyRules};
+use super::state::Fingerprint;
 use super::window::{MAX_WINDOWS, Trapped, Window};
 use crate::access::{Access, Dword, Lanes};
 use crate::address::{Bdf, Guest, Host, Span};
@@ -67,6 +68,13 @@ const MAX_RESTORES: usize = 16;
 impl Setting {
     pub(super) fn of(self, function: Bdf) -> HostWrite {
         HostWrite { to: Host(Access::new(function, self.dword, self.lanes)), value: self.value }
+    }
+
+    fn identify(self, fingerprint: &mut Fingerprint) {
+        let Self { dword, lanes, value } = self;
+        fingerprint.add(dword.index());
+        fingerprint.add(lanes.bits());
+        fingerprint.add(value);
     }
 }
 
@@ -223,6 +231,68 @@ impl Touched {
             Some(upper) => rules.keep(upper, !0, mask_high, high),
             None => Ok(()),
         }
+    }
+
+    pub(super) fn identify(&self, fingerprint: &mut Fingerprint) {
+        let Self {
+            host,
+            guest,
+            rules,
+            windows,
+            bus_reset,
+            is_inert,
+            leads,
+            preparation,
+            restores,
+            power,
+            // It is saved.
+            has_forgotten: _,
+            // They follow from the registers, and from what was applied.
+            due: _,
+            is_decoding: _,
+            reach: _,
+        } = self;
+        fingerprint.add(host.routing_id());
+        fingerprint.add(guest.map_or(u32::MAX, |guest| guest.routing_id().into()));
+        rules.identify(fingerprint);
+        fingerprint.add_count(windows.len());
+        for window in windows {
+            window.identify(fingerprint);
+        }
+        fingerprint.add(bus_reset.is_some());
+        if let Some(reset) = bus_reset {
+            reset.identify(fingerprint);
+        }
+        fingerprint.add(*is_inert);
+        fingerprint.add(leads.is_some());
+        if let Some((from, to)) = leads {
+            fingerprint.add(from.is_some());
+            from.iter().chain([to]).for_each(|place| fingerprint.add_count(*place));
+        }
+        for settings in [preparation.as_slice(), restores] {
+            fingerprint.add_count(settings.len());
+            for setting in settings {
+                setting.identify(fingerprint);
+            }
+        }
+        power.identify(fingerprint);
+    }
+
+    /// What changes from then on.
+    pub(super) fn words(&self) -> impl Iterator<Item = u32> {
+        [self.has_forgotten.into(), self.power.word()].into_iter().chain(self.rules.words())
+    }
+
+    /// Whether these are words of such a function.
+    pub(super) fn accepts(&self, words: &mut impl Iterator<Item = u32>) -> bool {
+        let has_forgotten = words.next().is_some_and(|word| word <= self.can_forget().into());
+        has_forgotten && words.next().is_some_and(|word| self.power.accepts(word)) && self.rules.accepts(words)
+    }
+
+    pub(super) fn take_words(&mut self, words: &mut impl Iterator<Item = u32>) {
+        self.has_forgotten = words.next().is_some_and(|word| word != 0);
+        self.power.take_word(words.next().unwrap_or(0));
+        self.rules.take_words(words);
     }
 
     /// Registers without a BAR read zero, as unimplemented ones do, so that none shows a host address.

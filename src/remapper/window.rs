@@ -3,6 +3,7 @@
 use super::Translation;
 use super::pending::Stage;
 use super::rule::Rules;
+use super::state::Fingerprint;
 use crate::access::Dword;
 use crate::address::{Guest, Host, Span};
 use crate::delta::{Backing, MapOp, Space};
@@ -150,6 +151,39 @@ impl Window {
         } else {
             Translation::Absent
         })
+    }
+
+    pub(super) fn identify(&self, fingerprint: &mut Fingerprint) {
+        let Self {
+            kind,
+            dword,
+            upper,
+            bar,
+            size,
+            offset,
+            len,
+            host,
+            backing,
+            enable,
+            highest,
+            // They follow from the registers.
+            claim: _,
+            wanted: _,
+            // It is the second stage's.
+            applied: _,
+        } = *self;
+        fingerprint.add(kind.type_bits());
+        fingerprint.add(kind.type_mask());
+        fingerprint.add(dword.index());
+        fingerprint.add(upper.map_or(u16::MAX, Dword::index));
+        fingerprint.add_span(bar.0);
+        fingerprint.add(size);
+        fingerprint.add(offset);
+        fingerprint.add(len);
+        fingerprint.add_span(host.0);
+        fingerprint.add(backing == Backing::Trapped);
+        fingerprint.add(enable);
+        fingerprint.add(highest);
     }
 }
 

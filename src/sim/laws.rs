@@ -1,8 +1,9 @@
-//! The ten laws that hold whatever a guest does, written once. Property tests and fuzzing run them by [`obey`].
+//! The eleven laws that hold whatever a guest does, written once. Property tests and fuzzing run them by [`obey`].
 //!
 //! Each law is a function of its name. It looks at the [`Vm`] from outside, through the guest's accesses and the
 //! hardware's registers, and never asks the remapper what it thinks.
 
+use core::fmt::Debug;
 use core::time::Duration;
 use std::collections::BTreeSet;
 use std::format;
@@ -36,20 +37,26 @@ pub fn obey(scenario: &Scenario) {
     let vm = Vm::start(machine, &plan).expect("a scenario leaves out what is refused");
     let mut session = Session::new(vm, &topology, &plan, scenario.virtual_bus_numbers);
     session.hold();
-    for step in &scenario.steps {
+    for (index, step) in scenario.steps.iter().enumerate() {
+        if index >= scenario.steps.len() / 2 && session.original.is_none() && !session.refuses {
+            session.restore(&plan);
+        }
         session.take(step);
         session.hold();
         // Long enough for every reset.
-        session.vm.elapse(Duration::from_millis(100));
+        session.each(|vm| vm.elapse(Duration::from_millis(100)));
         session.hold();
     }
     session.settle();
     session.hold();
+    restored_is_the_same(&mut session);
 }
 
 /// A guest at work, and what the laws compare it with.
 struct Session<'t> {
     vm: Vm,
+    /// Once the state was saved and restored, and `vm` goes on with it: the one that just goes on.
+    original: Option<Vm>,
     topology: &'t Topology<FUNCTIONS>,
     relocations: Vec<Relocation>,
     hidden: Vec<Host<Bdf>>,
@@ -80,6 +87,7 @@ impl<'t> Session<'t> {
         let pci_x = topology.functions().iter().filter(shows_pci_x).map(Function::bdf).collect();
         let mut session = Self {
             vm,
+            original: None,
             topology,
             relocations,
             hidden,
@@ -265,17 +273,20 @@ impl<'t> Session<'t> {
             ),
             Step::HostReset(index) => {
                 if let Some((relocation, _)) = self.relocation(index) {
-                    let machine = self.vm.machine_mut();
-                    machine.original(relocation.host.0).into_iter().for_each(|id| machine.reset_function(id));
-                    self.vm.note_reset(relocation.host);
+                    self.each(|vm| {
+                        let machine = vm.machine_mut();
+                        machine.original(relocation.host.0).into_iter().for_each(|id| machine.reset_function(id));
+                        vm.note_reset(relocation.host);
+                    });
                 }
             }
-            Step::Sleep => self.vm.suspend_to_ram(),
+            Step::Sleep => self.each(Platform::suspend_to_ram),
             Step::Refuse(every) => {
                 self.refuses = every % 8 >= 2;
-                self.vm.refuse_every(if self.refuses { u32::from(every % 8) } else { 0 });
+                let every = if self.refuses { u32::from(every % 8) } else { 0 };
+                self.each(|vm| vm.refuse_every(every));
                 if !self.refuses {
-                    self.vm.apply_pending();
+                    self.each(Vm::apply_pending);
                 }
             }
         }
@@ -288,7 +299,7 @@ impl<'t> Session<'t> {
             idempotence(self, access, value);
         }
         what_is_said_is_done(&mut self.vm.remapper().clone(), Guest(access), value);
-        self.vm.config_write(Guest(access), value);
+        self.each(|vm| vm.config_write(Guest(access), value));
         let bridge = self.topology.view().function(Host(access.function())).and_then(Function::bridge);
         self.renumbered |= self.virtual_bus_numbers && bridge.is_some() && access.dword() == type1::BUS_NUMBERS;
     }
@@ -339,9 +350,24 @@ impl<'t> Session<'t> {
     }
 
     fn settle(&mut self) {
-        self.vm.refuse_every(0);
+        self.each(|vm| vm.refuse_every(0));
         self.refuses = false;
-        self.vm.apply_pending();
+        self.each(Vm::apply_pending);
+    }
+
+    /// Saves the state, and goes on with what is restored of it.
+    fn restore(&mut self, plan: &Plan<'_>) {
+        self.original = Some(self.vm.clone());
+        self.vm.take_over(plan).expect("it was built before");
+        restored_is_the_same(self);
+    }
+
+    /// Does the same to what was restored and to the original.
+    fn each<T: PartialEq + Debug>(&mut self, act: impl Fn(&mut Vm) -> T) {
+        let outcome = act(&mut self.vm);
+        if let Some(original) = &mut self.original {
+            assert_eq!(outcome, act(original), "law 11, restored is the same: what comes of an act");
+        }
     }
 
     fn hold(&mut self) {
@@ -708,6 +734,29 @@ fn idempotence(session: &mut Session<'_>, access: Access, value: u32) {
     let mut vm = session.vm.clone();
     vm.config_write(Guest(access), value);
     assert_eq!(vm.config_write(Guest(access), value), [], "law 10, idempotence: {access} <- {value:08x}");
+}
+
+/// 11. Nothing tells a restored remapper from the one that was saved.
+fn restored_is_the_same(session: &mut Session<'_>) {
+    let Some(original) = &session.original else { return };
+    let moved = session.relocations.iter().flat_map(|relocation| [relocation.guest.0, relocation.host.0]);
+    let places: BTreeSet<_> =
+        moved.chain(session.topology.functions().iter().map(|function| function.bdf().0)).collect();
+    for access in places
+        .into_iter()
+        .flat_map(|bdf| (0..Dword::COUNT).filter_map(Dword::new).map(move |dword| Guest(Access::whole(bdf, dword))))
+    {
+        let reads = [&session.vm, original].map(|vm| vm.remapper().read(access));
+        assert_eq!(reads[0], reads[1], "law 11, restored is the same: {access} reads");
+    }
+    let seen = [&session.vm, original].map(|vm| {
+        let mut mappings = vm.second_stage().mappings().to_vec();
+        mappings.sort_by_key(|mapping| (mapping.space, mapping.guest));
+        let hardware: Vec<_> = vm.machine().functions().map(|(_, function)| function.config().to_vec()).collect();
+        let replays = session.topology.functions().iter().map(|function| vm.remapper().has_forgotten(function.bdf()));
+        (mappings, hardware, replays.collect::<Vec<_>>())
+    });
+    assert!(seen[0] == seen[1], "law 11, restored is the same: the second stage, hardware, or what is due");
 }
 
 /// The point of it all: what the guest reads in a window is the moved function's memory, as hardware decodes it. A

@@ -6,6 +6,7 @@
 
 use core::time::Duration;
 use std::boxed::Box;
+use std::vec;
 use std::vec::Vec;
 
 use crate::access::{Access, Width};
@@ -240,6 +241,24 @@ impl Vm {
             make(replay, &mut self.machine, &mut self.replayed);
         }
         self.apply_pending();
+    }
+
+    /// Another hypervisor takes over, with an empty second stage: the state is saved, and restored in a remapper that is
+    /// built anew.
+    ///
+    /// # Errors
+    /// As [`Plan::build`].
+    ///
+    /// # Panics
+    /// When the state cannot be saved or restored.
+    pub fn take_over(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        let mut block = vec![0; self.remapper.saved_len()];
+        self.remapper.save(&mut block).expect("the block is as long as the state");
+        plan.build_into(&mut self.remapper)?;
+        self.remapper.restore(&block).expect("the plan is the same");
+        self.second_stage = SecondStage::default();
+        apply(self.remapper.pending(), &mut self.second_stage, 0, &mut 0);
+        Ok(())
     }
 
     /// Lets the second stage refuse every `count`th change; 0 for none.

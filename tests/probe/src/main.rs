@@ -256,6 +256,9 @@ fn write(remapper: &mut Remapper<16>, access: Guest<Access>, value: u32) {
             replay.writes(u32::any()).for_each(|write| Hardware.write(write.to, write.value));
         }
     }
+    let mut block = [u8::any(); 0x8000];
+    let used = black_box((remapper.saved_len(), remapper.save(&mut block))).1.unwrap_or_default();
+    let _ = black_box(remapper.restore(block.get(..used).unwrap_or_default()));
     let mut late = remapper.pending();
     while let Some(change) = late.next() {
         let _ = black_box(change);
