@@ -81,6 +81,16 @@ fn moving_a_live_bar_unmaps_the_old_place_before_mapping_the_new() {
 }
 
 #[test]
+fn the_upper_half_of_a_live_bar_moves_it_too() {
+    let mut vm = talk();
+    vm.write(NIC, BAR2, 0x0010_0000);
+    vm.write(NIC, BAR3, 0x10);
+    vm.write_word(NIC, COMMAND, 0x0002);
+    let changes = [unmap(0x10_0010_0000, 0x8000), map(0x11_0010_0000, 0x10_0100_0000, 0x8000)];
+    assert_eq!(vm.write(NIC, BAR3, 0x11), changes);
+}
+
+#[test]
 fn a_bar_that_is_sized_while_decoding_is_nowhere_meanwhile() {
     let mut vm = talk();
     vm.write(NIC, BAR0, 0xe010_0000);
@@ -138,6 +148,18 @@ fn pre_assigned_bars_are_placed_in_the_destination_window_and_mapped_at_the_star
     // Behind the display's megabyte; the 64-bit BAR at the start of the prefetchable window, which is empty.
     assert_eq!(read, [0xe010_0000, 0x0000_000c, 0x10, 0xe012_0000]);
     assert_eq!(vm.read(NIC, COMMAND) & 3, 2);
+    assert_eq!(vm.memory_read(0xe010_0000, Width::Dword), signature(0, bdf("02:00.0"), 0, 0));
+}
+
+#[test]
+fn what_is_mapped_at_the_start_decodes_though_firmware_left_it_off() {
+    let mut machine = machine([nic("02:00.0").command(pci_remap::spec::header::Command::empty())]);
+    let move_ = pci_remap::Relocation {
+        placement: pci_remap::Placement::PreAssigned,
+        ..pci_remap::Relocation::new(host("02:00.0"), guest(NIC))
+    };
+    let plan = Plan::new(scan(&mut machine)).with(move_).unwrap();
+    let mut vm = pci_remap::sim::vm::Vm::start(machine, &plan).unwrap();
     assert_eq!(vm.memory_read(0xe010_0000, Width::Dword), signature(0, bdf("02:00.0"), 0, 0));
 }
 

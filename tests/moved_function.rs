@@ -251,6 +251,19 @@ fn errors_are_reported_as_firmware_chose_and_the_guests_enables_read_back() {
 }
 
 #[test]
+fn system_errors_firmware_switched_on_stay_on_in_hardware() {
+    let mut machine = wired();
+    let function = machine.original(bdf("02:00.0")).unwrap();
+    let command = Dword::at(0x04).unwrap();
+    machine.poke(function, command, machine.peek(function, command) | 0x0100);
+    let mut vm = moved_with(machine, Relocation::new(host("02:00.0"), guest(NIC)));
+    assert_eq!(vm.read(NIC, 0x04) & 0x0100, 0x0100);
+    // Interrupt Disable shares the byte.
+    vm.write_word(NIC, 0x04, 0x0400);
+    assert_eq!((vm.read(NIC, 0x04) & 0x0500, real(&vm, bdf("02:00.0"), 0x04) & 0x0500), (0x0400, 0x0500));
+}
+
+#[test]
 fn errors_are_reported_as_the_guest_chooses_where_the_plan_says_so() {
     let mut vm = talk_with(|relocation| relocation.errors = ErrorReporting::Pass);
     let control = express(&mut vm, 2);
@@ -378,6 +391,32 @@ fn a_guest_that_is_not_trusted_finds_known_capabilities_and_nothing_else() {
 }
 
 #[test]
+fn a_guest_that_is_not_trusted_finds_all_that_does_no_harm() {
+    let card = Blueprint::endpoint(bdf("02:00.0"))
+        .bar(0, MEMORY, 0x40_0000, 0xe140_0000)
+        .capability(&Capability::PowerManagement)
+        .capability(&Capability::VitalProductData)
+        .capability(&Capability::Msi)
+        .capability(&Capability::Express(PortType::Endpoint))
+        .capability(&Capability::MsiX { vectors: 4, table: (0, 0x2000), pba: (0, 0x3000) })
+        .capability(&Capability::AdvancedFeatures)
+        .extended(&ExtendedCapability::AdvancedErrorReporting)
+        .extended(&ExtendedCapability::SerialNumber(7))
+        .extended(&ExtendedCapability::ResizableBar(vec![(0, 0x3f)]));
+    let relocation = Relocation { policy: Policy::Strict, ..Relocation::new(host("02:00.0"), guest("01:00.1")) };
+    let mut vm = moved_with(machine([card]), relocation);
+    let mut found = Vec::new();
+    let mut pointer = next_of(vm.read("01:00.1", 0x34) << 8);
+    while pointer != 0 {
+        let entry = vm.read("01:00.1", pointer.into());
+        found.push(entry & 0xff);
+        pointer = next_of(entry);
+    }
+    assert_eq!(found, [0x01, 0x03, 0x05, 0x10, 0x11, 0x13]);
+    assert_eq!(extended_capabilities(&mut vm, "01:00.1"), [0x01, 0x03, 0x15]);
+}
+
+#[test]
 fn a_resizable_bar_has_the_size_it_has() {
     let card = Blueprint::endpoint(bdf("02:00.0"))
         .bar(0, MEMORY, 0x40_0000, 0xe140_0000)
@@ -407,11 +446,17 @@ const RULES: &[(&str, &str)] = &[
     ("Command: decode enables drive windows", "bar: windows_appear_with_memory_space_enable_and_go_with_it"),
     ("Command: hardware keeps decoding", "registers: the_guest_masters_the_bus_and_hardware_keeps_decoding"),
     ("Command: SERR# Enable", "errors_are_reported_as_firmware_chose_and_the_guests_enables_read_back"),
+    ("Command: SERR# Enable in hardware", "system_errors_firmware_switched_on_stay_on_in_hardware"),
+    (
+        "Command: what is mapped at the start decodes",
+        "bar: what_is_mapped_at_the_start_decodes_though_firmware_left_it_off",
+    ),
     ("Status: error bits are cleared by ones only", "registers: error_bits_are_cleared_only_by_writing_them"),
     ("BIST", "registers: a_self_test_cannot_be_started"),
     ("Multi-Function Device", "registers: the_multi_function_bit_says_what_the_guest_finds"),
     ("BARs: size masks", "bar: sizing_falls_out_of_the_mask_whatever_is_written"),
     ("BARs: hardware's stay", "bar: moving_a_live_bar_unmaps_the_old_place_before_mapping_the_new"),
+    ("BARs: upper halves", "bar: the_upper_half_of_a_live_bar_moves_it_too"),
     ("BARs: those not shown read zero", "a_bar_that_is_not_shown_shows_no_host_address"),
     ("Expansion ROM Enable", "bar: a_rom_is_there_while_its_own_enable_and_memory_space_enable_are_both_set"),
     ("Interrupt Pin: none", "registers: the_interrupt_pin_is_not_shown_and_the_line_is_the_guests_own"),
@@ -445,6 +490,7 @@ const RULES: &[(&str, &str)] = &[
     ("Resizable BAR Capability", "a_resizable_bar_has_the_size_it_has"),
     ("Resizable BAR Control", "a_resizable_bar_has_the_size_it_has"),
     ("strict: capabilities", "a_guest_that_is_not_trusted_finds_known_capabilities_and_nothing_else"),
+    ("strict: each capability that is shown", "a_guest_that_is_not_trusted_finds_all_that_does_no_harm"),
     ("strict: registers outside", "a_guest_that_is_not_trusted_finds_known_capabilities_and_nothing_else"),
     ("Initiate Function Level Reset", "replay: the_function_survives_a_function_level_reset"),
     ("AF Control", "replay: the_function_survives_a_reset_by_advanced_features"),

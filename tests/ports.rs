@@ -19,6 +19,8 @@
 //! | `destination_port.rs` `pretend_link` | [`a_port_with_nothing_wired_behind_it_shows_a_link_that_is_up`], [`a_reset_of_an_empty_link_does_not_happen`] |
 //! | `destination_port.rs` `reset_bus` | [`a_reset_of_the_bus_a_device_moved_to_is_one_of_the_bus_it_is_wired_to`] |
 //! | `inert.rs` | [`an_inert_function_is_nobodys`], [`siblings_stay_reachable_behind_an_inert_function_0`], [`a_placeholder_keeps_the_address_and_the_port_awake`] |
+//! | `port.rs` `show_conventional_bridge` | `registers.rs`: `whatever_is_written_to_a_port_left_empty_hardware_stays_as_it_is`, `what_is_written_to_the_header_of_a_port_left_empty_reads_back`, `the_subsystem_of_a_port_left_empty_is_shown_and_nothing_else` |
+//! | `port.rs` `is_hidden`, `build.rs` `empty_vacated`: a port functions left and others came to | [`a_port_functions_left_and_others_came_to_is_guarded_and_leads_to_nothing_else`] |
 //! | `build.rs` `empty_vacated`: phantom clones | [`every_way_leads_to_the_function_and_to_nothing_else`] |
 
 mod support;
@@ -33,7 +35,7 @@ use pci_remap::sim::machine::{
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
-use pci_remap::{Bdf, Dword, Plan, PlanError};
+use pci_remap::{Access, Bdf, Dword, Guest, Plan, PlanError, ReadDecision};
 use support::*;
 
 const NIC: &str = "01:01.0";
@@ -474,10 +476,30 @@ fn an_inert_function_is_nobodys() {
         vm.write("02:00.0", offset, !0);
     }
     assert_eq!(vm.read("02:00.0", 0x04), 0x0010_0507);
+    // Interrupt Line; Device Control, Device Control 2, the link's speeds, Link Control 2.
+    let kept = [0x3c, 0x48, 0x68, 0x6c, 0x70].map(|offset| vm.read("02:00.0", offset));
+    assert_eq!(kept, [0xff, 0x7fff, 0xffff, 0xe, 0x0001_ffff]);
     assert_eq!(vm.made_writes(), []);
     assert_eq!(vm.remapper().to_host(guest("02:00.0")), Some(None));
     assert_eq!(vm.remapper().to_guest(host("02:00.0")), Some(guest(NIC)));
     assert_eq!(vm.second_stage().mappings(), []);
+}
+
+/// The NIC left its sibling, and the display came from the other port.
+#[test]
+fn a_port_functions_left_and_others_came_to_is_guarded_and_leads_to_nothing_else() {
+    for way in [Way::UpstreamPort, Way::ConventionalBridge] {
+        let mut machine = pc([destination_port(), source_port()], [display(), sibling(), nic("02:00.1")]);
+        let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.1"), guest(NIC)).unwrap();
+        let plan = plan.relocate(host("01:00.0"), guest("02:01.0")).unwrap();
+        let mut vm = Vm::start(machine, &plan.find_behind(host(SOURCE), way).unwrap()).unwrap();
+        assert!(!capability_ids(&mut vm, SOURCE).contains(&0x01), "{way:?}: no power states");
+        assert_eq!(vm.read("02:01.0", 0), 0x1572_8086);
+        let elsewhere = (2..32).map(|device| Guest(Access::whole(Bdf::new(2, device, 0).unwrap(), dword(0))));
+        for access in elsewhere {
+            assert_eq!(vm.remapper().read(access), ReadDecision::Hide, "{way:?}: {access}");
+        }
+    }
 }
 
 #[test]

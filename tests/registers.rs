@@ -2,10 +2,11 @@
 
 mod support;
 
-use pci_remap::sim::machine::Blueprint;
+use pci_remap::sim::machine::{Blueprint, Builder};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::{MadeWrite, Vm};
 use pci_remap::spec::capability::{extended_next_of, next_of};
+use pci_remap::spec::express::PortType;
 use pci_remap::{Dword, Host, Plan};
 use support::*;
 
@@ -122,6 +123,34 @@ fn a_port_left_empty_is_a_plain_bridge_that_keeps_its_numbers_and_windows() {
     assert_eq!(vm.read(SOURCE, 0x04) >> 20 & 1, 0, "no capabilities");
     assert_eq!(vm.read(SOURCE, 0x3c) >> 8 & 0xff, 0, "no interrupt pin");
     assert!((0x40..0x1000).step_by(4).all(|offset| vm.read(SOURCE, offset) == 0));
+}
+
+#[test]
+fn what_is_written_to_the_header_of_a_port_left_empty_reads_back() {
+    let mut vm = talk();
+    vm.write_word(SOURCE, 0x04, 0x0540);
+    vm.write_word(SOURCE, 0x0c, 0x4010);
+    assert_eq!([0x04, 0x0c].map(|offset| vm.read(SOURCE, offset) & 0xffff), [0x0540, 0x4010]);
+    assert_eq!(vm.made_writes(), []);
+}
+
+#[test]
+fn the_subsystem_of_a_port_left_empty_is_shown_and_nothing_else() {
+    let at = |offset| Dword::at(offset).unwrap();
+    // After MSI, which is the last of its capabilities.
+    let source = Blueprint::port(bdf(SOURCE), PortType::RootPort, 2..=2, windows(0xe100_0000))
+        .register(at(0x84), 0x0184_9c05)
+        .register(at(0x9c), 0x0000_000d)
+        .register(at(0xa0), 0x2015_8086);
+    let destination = Blueprint::port(bdf(DESTINATION), PortType::RootPort, 1..=1, windows(0xe000_0000));
+    let builder = Builder::new().root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY, Builder::PORTS]);
+    let machine = builder.function(destination).function(source).function(nic("02:00.0")).build().unwrap();
+    let mut vm = moved(machine, &[("02:00.0", "01:00.0")]);
+    assert_eq!(capabilities(&mut vm, SOURCE), [0x0d]);
+    assert_eq!(vm.read(SOURCE, 0xa0), 0x2015_8086);
+    vm.write(SOURCE, 0x9c, !0);
+    vm.write(SOURCE, 0xa0, !0);
+    assert_eq!(vm.made_writes(), []);
 }
 
 #[test]

@@ -229,6 +229,9 @@ fn after_a_sleep_without_power_the_way_comes_back_before_the_function() {
     let order: Vec<Bdf> = vm.replayed_writes().iter().map(|write| write.to.0.function()).collect();
     assert!(order.is_sorted(), "{order:?}");
     assert_eq!(replayed(&vm)[order.len() - REPLAY.len()..], REPLAY);
+    let routing = vm.replayed_writes().iter().map(|write| write.to.0);
+    let routing = routing.filter(|to| to.function() == bdf("00:01.1")).map(|to| to.dword().offset());
+    assert_eq!(routing.collect::<Vec<_>>()[..8], [0x18, 0x1c, 0x20, 0x24, 0x28, 0x2c, 0x30, 0x3c]);
     let port = vm.machine().function(port).config();
     for dword in [0x18, 0x1c, 0x20, 0x24, 0x28, 0x2c, 0x3c].map(|offset: usize| offset / 4) {
         let lanes = if dword == 0x1c / 4 { 0xffff } else { !0 };
