@@ -131,7 +131,6 @@ fn a_secondary_bus_reset_lasts_until_it_is_cleared() {
     write(&mut machine, PORT, 0x3c, 0);
     wait(&mut machine, 100);
     assert_eq!([0, 0x10].map(|offset| read(&mut machine, NIC, offset)), [0x1572_8086, 0]);
-    assert_eq!(machine.take_bus_resets().last(), Some(&bdf(NIC)));
 }
 
 #[test]

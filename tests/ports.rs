@@ -17,7 +17,7 @@
 //! | `destination_port.rs` `show_pci_x_bridge` | [`a_pci_x_bridge_stands_where_the_port_was`] |
 //! | `destination_port.rs` `show_ari` where there is no chain | [`every_way_leads_to_the_function_and_to_nothing_else`] |
 //! | `destination_port.rs` `pretend_link` | [`a_port_with_nothing_wired_behind_it_shows_a_link_that_is_up`], [`a_reset_of_an_empty_link_does_not_happen`] |
-//! | `destination_port.rs` `reset_bus` | [`a_reset_of_the_bus_a_device_moved_to_is_one_of_the_bus_it_is_wired_to`] |
+//! | `bus_reset.rs` `reset_by` | [`a_reset_of_the_bus_a_device_moved_to_is_one_of_the_bus_it_is_wired_to`] |
 //! | `inert.rs` | [`an_inert_function_is_nobodys`], [`siblings_stay_reachable_behind_an_inert_function_0`], [`a_placeholder_keeps_the_address_and_the_port_awake`] |
 //! | `port.rs` `show_conventional_bridge` | `registers.rs`: `whatever_is_written_to_a_port_left_empty_hardware_stays_as_it_is`, `what_is_written_to_the_header_of_a_port_left_empty_reads_back`, `the_subsystem_of_a_port_left_empty_is_shown_and_nothing_else` |
 //! | `port.rs` `is_hidden`, `build.rs` `empty_vacated`: a port functions left and others came to | [`a_port_functions_left_and_others_came_to_is_guarded_and_leads_to_nothing_else`] |

@@ -1,10 +1,25 @@
 //! Resets: what the guest finds, and what brings hardware back.
+//!
+//! Each rule is tested by what is gone when it is removed.
+//!
+//! | rule (in `src/remapper`) | test |
+//! |---|---|
+//! | `replay.rs` `watch_power`: Function Level Reset | [`the_function_survives_a_function_level_reset`] |
+//! | `replay.rs` `watch_power`: Advanced Features | [`the_function_survives_a_reset_by_advanced_features`] |
+//! | `replay.rs` `watch_power`: power states | [`the_function_survives_the_way_back_from_d3hot`], [`windows_are_there_in_d0_only`] |
+//! | `replay.rs` `writes`: a function that is not ready | [`a_guest_that_writes_too_early_loses_nothing_but_its_write`], [`nothing_is_brought_back_while_the_bus_is_held_in_reset`] |
+//! | `replay.rs` `write_after_reset` | [`a_second_reset_in_a_row_is_not_preceded_by_what_it_takes_away`] |
+//! | `replay.rs` `note_reset`, `note_resume` | [`the_function_survives_a_reset_by_the_host`], [`after_a_sleep_without_power_the_way_comes_back_before_the_function`] |
+//! | `bus_reset.rs` `watch_bus`: Secondary Bus Reset | [`a_function_that_moved_on_its_bus_survives_a_reset_of_the_bus`] |
+//! | `bus_reset.rs` `watch_bus`: Link Disable, Power Controller Control | [`a_function_that_moved_on_its_bus_survives_that_its_link_is_disabled`], [`a_function_that_moved_on_its_bus_survives_that_its_slot_is_switched_off`] |
+//! | `bus_reset.rs` `BusReset::of`, `ports.rs` `has_moved_behind`: all buses behind the bridge | [`a_function_that_moved_on_its_bus_survives_a_reset_further_up`] |
+//! | `build.rs` `add_ports`: ports that show as they are | [`a_function_that_moved_on_its_bus_survives_a_reset_also_where_another_came`] |
 
 mod support;
 
 use core::time::Duration;
 
-use pci_remap::sim::machine::{Blueprint, Capability, Wake, signature};
+use pci_remap::sim::machine::{Blueprint, Builder, Capability, Wake, signature};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::{MadeWrite, Vm};
 use pci_remap::spec::express::PortType;
@@ -207,6 +222,110 @@ fn a_second_reset_in_a_row_is_not_preceded_by_what_it_takes_away() {
     wait(&mut vm);
     bring_up(&mut vm);
     assert_eq!(replayed(&vm), REPLAY);
+}
+
+const MOVED_ON_BUS: &str = "04:00.3";
+
+/// A Root Port with a slot, a switch, and a device of two functions, of which the second has another number.
+fn moved_on_its_bus(others: &[(&str, &str)]) -> Vm {
+    let slot = Blueprint::port(bdf("00:02.0"), PortType::RootPort, 2..=4, windows(0xe100_0000))
+        .register(Dword::at(0x40).unwrap(), 0x0142_7c10)
+        .register(Dword::at(0x54).unwrap(), 0x0000_007b)
+        .register(Dword::at(0x58).unwrap(), 0x0040_0000);
+    let sibling = Blueprint::endpoint(bdf("04:00.0")).capability(&Capability::Express(PortType::Endpoint));
+    let other = Blueprint::endpoint(bdf("00:03.0")).capability(&Capability::Express(PortType::Endpoint));
+    let mut machine = Builder::new()
+        .root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY, Builder::PORTS])
+        .function(slot)
+        .switch(bdf("02:00.0"), 3..=4, windows(0xe100_0000), &[(bdf("03:00.0"), 4..=4, windows(0xe100_0000))])
+        .function(sibling)
+        .function(nic("04:00.1"))
+        .function(other)
+        .build()
+        .unwrap();
+    let plan = Plan::new(scan(&mut machine)).relocate(host("04:00.1"), guest(MOVED_ON_BUS)).unwrap();
+    let plan = others.iter().try_fold(plan, |plan, (from, to)| plan.relocate(host(from), guest(to))).unwrap();
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    place(&mut vm);
+    assert!(reads_its_memory(&mut vm));
+    vm
+}
+
+fn place(vm: &mut Vm) {
+    vm.write(MOVED_ON_BUS, BAR0, 0xe110_0000);
+    vm.write_word(MOVED_ON_BUS, COMMAND, 0x0006);
+}
+
+fn reads_its_memory(vm: &mut Vm) -> bool {
+    vm.memory_read(0xe110_0000, Width::Dword) == signature(0, bdf("04:00.1"), 0, 0)
+}
+
+/// The guest resets by these bits of a bridge, waits, restores the bridges, then the function.
+fn survives_on_its_bus(vm: &mut Vm, bridge: &str, offset: u16, bits: u32) {
+    let bridges = ["02:00.0", "03:00.0"];
+    let saved = bridges.map(|bridge| (0x04..0x40).step_by(4).map(|at| (at, vm.read(bridge, at))).collect::<Vec<_>>());
+    let before = vm.read(bridge, offset & !3) >> (8 * (offset & 3)) & 0xffff;
+    let unmaps = vm.write_word(bridge, offset, before | bits);
+    assert_eq!(unmaps.len(), 1, "the window goes away");
+    wait(vm);
+    assert_eq!(vm.read(MOVED_ON_BUS, 0x00), !0);
+    vm.write_word(bridge, offset, before);
+    wait(vm);
+    for (bridge, saved) in bridges.into_iter().zip(saved) {
+        for (at, value) in saved {
+            vm.write(bridge, at, value);
+        }
+    }
+    assert_eq!(vm.read(MOVED_ON_BUS, BAR0), 0, "the guest finds what a reset leaves");
+    assert_eq!(replayed(vm), [""; 0], "nothing is written before the guest writes");
+    place(vm);
+    assert_eq!(replayed(vm)[0], "04:00.1 10h <- e1000000");
+    assert!(reads_its_memory(vm));
+}
+
+const BRIDGE_CONTROL: u16 = 0x3e;
+const SECONDARY_BUS_RESET: u32 = 0x40;
+
+#[test]
+fn a_function_that_moved_on_its_bus_survives_a_reset_of_the_bus() {
+    survives_on_its_bus(&mut moved_on_its_bus(&[]), "03:00.0", BRIDGE_CONTROL, SECONDARY_BUS_RESET);
+}
+
+#[test]
+fn a_function_that_moved_on_its_bus_survives_a_reset_further_up() {
+    survives_on_its_bus(&mut moved_on_its_bus(&[]), "00:02.0", BRIDGE_CONTROL, SECONDARY_BUS_RESET);
+}
+
+#[test]
+fn a_function_that_moved_on_its_bus_survives_a_reset_also_where_another_came() {
+    let mut vm = moved_on_its_bus(&[("00:03.0", "04:00.2")]);
+    survives_on_its_bus(&mut vm, "03:00.0", BRIDGE_CONTROL, SECONDARY_BUS_RESET);
+    assert!(!vm.remapper().has_forgotten(host("00:03.0")), "that one is wired elsewhere");
+}
+
+#[test]
+fn a_function_that_moved_on_its_bus_survives_that_its_link_is_disabled() {
+    survives_on_its_bus(&mut moved_on_its_bus(&[]), "03:00.0", 0x50, 0x10);
+}
+
+#[test]
+fn a_function_that_moved_on_its_bus_survives_that_its_slot_is_switched_off() {
+    survives_on_its_bus(&mut moved_on_its_bus(&[]), "00:02.0", 0x58, 0x400);
+}
+
+#[test]
+fn nothing_is_brought_back_while_the_bus_is_held_in_reset() {
+    let mut vm = moved_on_its_bus(&[]);
+    vm.write_word("03:00.0", BRIDGE_CONTROL, SECONDARY_BUS_RESET);
+    wait(&mut vm);
+    place(&mut vm);
+    vm.make_replays();
+    assert_eq!(replayed(&vm), [""; 0]);
+    assert_eq!(vm.second_stage().mappings(), []);
+    vm.write_word("03:00.0", BRIDGE_CONTROL, 0);
+    wait(&mut vm);
+    place(&mut vm);
+    assert!(reads_its_memory(&mut vm));
 }
 
 #[test]

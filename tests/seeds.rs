@@ -17,7 +17,7 @@ use pci_remap::sim::{acpi, laws, vm};
 type Shows = fn(&Scenario, &Plan<'_>) -> bool;
 
 /// What the seeds of `laws` show.
-const SHOWS: [(&str, Shows); 9] = [
+const SHOWS: [(&str, Shows); 10] = [
     ("a-swap", |scenario, plan| {
         let is_swap = |pair: &[_; 2]| matches!(scenario.moves[..], [Move::Swap(..), ..]) && pair.len() == 2;
         plan.relocations().first_chunk().is_some_and(is_swap)
@@ -39,6 +39,10 @@ const SHOWS: [(&str, Shows); 9] = [
     ("resets", |scenario, plan| {
         moves_and(scenario, plan, |step| matches!(step, Step::Reset(..)))
             && moves_and(scenario, plan, |step| matches!(step, Step::Sleep))
+    }),
+    ("resets-of-a-bus", |scenario, plan| {
+        moves_and(scenario, plan, |step| matches!(step, Step::ResetBehind(.., true)))
+            && plan.relocations().iter().any(|one| one.host.0.bus() != 0 && one.guest.0.bus() == one.host.0.bus())
     }),
     ("virtual-bus-numbers", |scenario, plan| scenario.virtual_bus_numbers && plan.relocations().len() > 1),
     ("windows-on-windows", |scenario, plan| {

@@ -13,7 +13,7 @@ pub(crate) enum Role {
     Guarded,
     /// Nothing left it, but something moved in.
     Destination,
-    /// Neither, but its bus numbers are virtual.
+    /// Neither, but something wired behind it moved among the buses there, or bus numbers are virtual.
     Bystander,
 }
 
@@ -44,7 +44,7 @@ impl<'t> Plan<'t> {
             if self.is_inhabited(bridge.secondary) { Role::Guarded } else { Role::Vacant }
         } else if way.is_some() || self.gained(bridge) {
             Role::Destination
-        } else if self.bus_numbers == BusNumbers::Virtual {
+        } else if self.has_moved_behind(bridge) || self.bus_numbers == BusNumbers::Virtual {
             Role::Bystander
         } else {
             return None;
@@ -79,6 +79,11 @@ impl<'t> Plan<'t> {
             let leaves = self.relocation_of(bdf).is_some_and(|relocation| !behind(bridge, relocation.guest.0));
             behind(bridge, bdf.0) && (leaves || self.hidden().contains(&bdf))
         })
+    }
+
+    /// Whether something wired behind the bridge is found at an address the plan gives it.
+    pub(crate) fn has_moved_behind(&self, bridge: Bridge) -> bool {
+        self.relocations().iter().any(|relocation| behind(bridge, relocation.host.0))
     }
 
     /// Whether something that is wired elsewhere appears on the secondary bus.

@@ -93,8 +93,8 @@ impl<const F: usize> Remapper<F> {
 
     fn add_ports(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
         for port in plan.ports() {
-            // A destination port that shows as it is needs no look.
-            let is_plain = port.way.is_none() && !port.has_empty_link;
+            // A destination port that shows as it is, and resets nothing that moved, needs no look.
+            let is_plain = port.way.is_none() && !port.has_empty_link && !plan.has_moved_behind(port.bridge);
             if port.role == Role::Destination && is_plain && !plan.has_virtual_bus_numbers() {
                 continue;
             }

@@ -1,60 +1,14 @@
 //! The rules of a port a function appears behind, so that the guest finds it there, and finds a link that is up.
 
-use super::Remapper;
 use super::lists::room_of;
 use super::reason::Reason;
-use super::rule::{Effect, TooManyRules};
-use super::state::Fingerprint;
+use super::rule::TooManyRules;
 use super::touched::Touched;
-use crate::access::{Access, Dword, Lanes};
-use crate::address::{Bdf, Host};
-use crate::decision::WriteDecision;
+use crate::access::Dword;
 use crate::plan::{Port, Way};
 use crate::spec::capability::CapabilityId;
 use crate::spec::{express, header, pci_x, type1};
 use crate::topology::{Express, Function};
-
-/// A reset of the bus behind a port nothing is wired behind, made by the bridge above what is found there.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct BusReset {
-    bridge: Bdf,
-    /// The upper half of the DWORD with Bridge Control, without the reset.
-    control: u32,
-    /// The bus, as the guest finds it when it starts.
-    bus: u8,
-}
-
-impl BusReset {
-    pub(super) fn identify(self, fingerprint: &mut Fingerprint) {
-        let Self { bridge, control, bus } = self;
-        fingerprint.add(bridge.routing_id());
-        fingerprint.add(control);
-        fingerprint.add(bus);
-    }
-}
-
-impl<const F: usize> Remapper<F> {
-    /// The guest begins or ends a reset: so does the bridge above the functions it means. They forget.
-    pub(super) fn reset_bus(&mut self, port: usize) -> WriteDecision {
-        let Some(touched) = self.functions.get(port) else { return WriteDecision::Emulate };
-        let Some(BusReset { bridge, control, bus }) = touched.bus_reset else { return WriteDecision::Emulate };
-        let reset = touched.rules.shadow(type1::BRIDGE_CONTROL) & type1::SECONDARY_BUS_RESET;
-        for index in 0..self.functions.len() {
-            let is_there =
-                self.functions.get(index).and_then(|touched| touched.guest).is_some_and(|at| at.bus() == bus);
-            if is_there && reset != 0 {
-                self.forget(index);
-            }
-        }
-        match Lanes::run(2, 2) {
-            Some(lanes) => WriteDecision::Redirect {
-                to: Host(Access::new(bridge, type1::BRIDGE_CONTROL, lanes)),
-                value: control | reset,
-            },
-            None => WriteDecision::Emulate,
-        }
-    }
-}
 
 impl Touched {
     /// Makes the guest look for all device numbers behind the port.
@@ -117,9 +71,7 @@ impl Touched {
         let control = port.function.header(type1::BRIDGE_CONTROL);
         self.rules.because(Reason::EmptyLink).keep(type1::BRIDGE_CONTROL, 0xffff_00ff, 0x0fff_00ff, control)?;
         if let Some(real) = port.reset_by {
-            let control = real.header(type1::BRIDGE_CONTROL) & 0xffff_0000 & !type1::SECONDARY_BUS_RESET;
-            self.bus_reset = Some(BusReset { bridge: real.bdf().0, control, bus: port.bridge.secondary });
-            self.rules.because(Reason::BusReset).set_off(type1::BRIDGE_CONTROL, Effect::SecondaryBusReset)?;
+            self.reset_by(real)?;
         }
         let Some(express) = port.function.express() else { return Ok(()) };
         let mut rules = self.rules.because(Reason::EmptyLink);

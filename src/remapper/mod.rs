@@ -2,6 +2,7 @@
 
 mod area;
 mod build;
+mod bus_reset;
 mod destination_port;
 mod event;
 mod explain;
@@ -227,7 +228,6 @@ impl<const F: usize> Remapper<F> {
             Effect::Decoding if changed != 0 => self.settle(index),
             Effect::Placing if changed != 0 && touched.is_decoding => self.settle(index),
             Effect::BusNumbers if changed != 0 => self.renumber(),
-            Effect::SecondaryBusReset if changed & type1::SECONDARY_BUS_RESET != 0 => return self.reset_bus(index),
             Effect::Guard if changed != 0 => self.note_guard(access, changed),
             effect @ (Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset) => {
                 if changed != 0 {
@@ -237,6 +237,10 @@ impl<const F: usize> Remapper<F> {
             }
             Effect::PowerState if lanes & power_management::POWER_STATE != 0 => {
                 self.note_power(index, Effect::PowerState, value);
+            }
+            effect @ (Effect::SecondaryBusReset | Effect::LinkDisable | Effect::SlotPower) => {
+                let written = value & lanes & (rule.to_hardware | rule.writable);
+                return self.note_bus_reset(index, effect, access, written, decision);
             }
             _ => {}
         }

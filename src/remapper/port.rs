@@ -28,7 +28,7 @@ impl Touched {
             Role::Vacant => touched.show_conventional_bridge(port)?,
             Role::Guarded => touched.guard_port(port.function, port.bridge)?,
             Role::Destination if port.has_empty_link => touched.pretend_link(port)?,
-            Role::Destination | Role::Bystander => {}
+            Role::Destination | Role::Bystander => touched.watch_bus(port)?,
         }
         if let (Some(way), Some(express), true) = (port.way, port.function.express(), port.role != Role::Vacant) {
             touched.show_way(way, port.function, express)?;

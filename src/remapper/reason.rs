@@ -63,6 +63,8 @@ pub enum Reason {
     Forwarding,
     /// Bus numbers, windows and Bridge Control of a port something left.
     Routing,
+    /// A write here may reset moved functions that are wired behind the bridge.
+    ResetBehind,
     /// Secondary Bus Reset of a port nothing is wired behind.
     BusReset,
     /// Bus numbers that are the guest's alone.
@@ -186,6 +188,10 @@ impl fmt::Display for Reason {
             Self::Routing => {
                 "bus numbers, windows and Bridge Control lead to the function that left: what the guest writes is read \
                  back and stays here (7.5.1.3; Linux's pci_setup_bridge, pci_reset_secondary_bus)"
+            }
+            Self::ResetBehind => {
+                "a reset of what is wired behind the bridge is noticed, as moved functions there forget their BARs in it \
+                 (7.5.1.3.13, 7.5.3.7, 7.5.3.10; Linux's pci_reset_secondary_bus, pciehp_power_off_slot)"
             }
             Self::BusReset => {
                 "a reset of this bus is made where the functions found there are wired (7.5.1.3.13; Linux's \

@@ -98,7 +98,9 @@ impl<const F: usize> WriteOutcome<'_, F> {
 }
 
 impl<const F: usize> Remapper<F> {
-    /// A function was reset by something else than a guest's write: by the host, or by a reset of its bus.
+    /// A function was reset by something else than a guest's write to configuration space: by the host, by power that was
+    /// switched off behind PCI's back, by a link that went down by itself. What the guest writes, to the function or to
+    /// a bridge above it, is noticed anyway.
     pub fn note_reset(&mut self, function: Host<Bdf>) {
         if let Some(index) = self.functions.iter().position(|touched| touched.host == function.0) {
             self.forget(index);

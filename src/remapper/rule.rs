@@ -28,8 +28,12 @@ pub(super) enum Effect {
     AdvancedFeaturesReset,
     /// PowerState in PMCSR was written.
     PowerState,
-    /// Secondary Bus Reset in Bridge Control changed, of a port with an empty link.
+    /// Secondary Bus Reset in Bridge Control may have been written.
     SecondaryBusReset,
+    /// Link Disable in Link Control may have been written.
+    LinkDisable,
+    /// Power Controller Control in Slot Control may have been written.
+    SlotPower,
     /// Bits that are kept from hardware changed, and somebody may want to know.
     Guard,
 }

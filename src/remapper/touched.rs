@@ -4,7 +4,7 @@
 use heapless::Vec;
 
 use super::area::Reach;
-use super::destination_port::BusReset;
+use super::bus_reset::BusReset;
 use super::lists::hide_extended_capabilities;
 use super::pending::{Due, Stage};
 use super::reason::Reason;
@@ -36,7 +36,7 @@ pub(super) struct Touched {
     pub(super) is_decoding: bool,
     /// Where its windows are, to skip it fast.
     pub(super) reach: Reach,
-    /// For a port with an empty link: what a reset of the bus behind it is to reset.
+    /// For a bridge by which the guest can reset moved functions.
     pub(super) bus_reset: Option<BusReset>,
     /// Whether nothing of it is the hardware's: it stands where a function was that the guest finds elsewhere, or not.
     pub(super) is_inert: bool,

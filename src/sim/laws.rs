@@ -13,7 +13,7 @@ use std::vec::Vec;
 use super::explanation::what_is_said_is_done;
 use super::machine::FunctionId;
 use super::platform::Platform;
-use super::scenario::{Address, Scenario, Step, Target};
+use super::scenario::{Address, ResetBehind, Scenario, Step, Target};
 use super::vm::{FUNCTIONS, Mapping, Vm, topology};
 use crate::access::{Access, Dword, Lanes, Width};
 use crate::address::{Bdf, Guest, Host, Span};
@@ -43,14 +43,19 @@ pub fn obey(scenario: &Scenario) {
         }
         session.take(step);
         session.hold();
-        // Long enough for every reset.
-        session.each(|vm| vm.elapse(Duration::from_millis(100)));
+        session.each(|vm| vm.elapse(RESET));
         session.hold();
     }
     session.settle();
     session.hold();
     restored_is_the_same(&mut session);
 }
+
+/// A register, bits of it, and their values.
+type Fixed = (FunctionId, Dword, u32, u32);
+
+/// Long enough for every reset.
+const RESET: Duration = Duration::from_millis(100);
 
 /// A guest at work, and what the laws compare it with.
 struct Session<'t> {
@@ -65,7 +70,7 @@ struct Session<'t> {
     /// Guest addresses the plan may touch.
     touchable: BTreeSet<Bdf>,
     /// Host registers no guest may change, with their values.
-    fixed: Vec<(FunctionId, Dword, u32, u32)>,
+    fixed: Vec<Fixed>,
     /// Guest addresses where an inert function is found.
     inert: Vec<Bdf>,
     /// Bridges that reset their bus when the guest resets that of a port nothing is wired behind.
@@ -150,7 +155,7 @@ impl<'t> Session<'t> {
     }
 
     /// BARs of moved and hidden functions, and what makes the bridges above them forward.
-    fn find_fixed(&self) -> Vec<(FunctionId, Dword, u32, u32)> {
+    fn find_fixed(&self) -> Vec<Fixed> {
         let mut fixed = Vec::new();
         let machine = self.vm.machine();
         let mut fix = |bdf: Bdf, dword: Dword, mask: u32| {
@@ -280,6 +285,7 @@ impl<'t> Session<'t> {
                     });
                 }
             }
+            Step::ResetBehind(index, by, on) => self.reset_behind(index, by, on),
             Step::Sleep => self.each(Platform::suspend_to_ram),
             Step::Refuse(every) => {
                 self.refuses = every % 8 >= 2;
@@ -302,6 +308,24 @@ impl<'t> Session<'t> {
         self.each(|vm| vm.config_write(Guest(access), value));
         let bridge = self.topology.view().function(Host(access.function())).and_then(Function::bridge);
         self.renumbered |= self.virtual_bus_numbers && bridge.is_some() && access.dword() == type1::BUS_NUMBERS;
+    }
+
+    /// Changes one bit of a bridge.
+    fn reset_behind(&mut self, index: u8, by: ResetBehind, on: bool) {
+        let bridge = self.target(Target::Bridge(index));
+        let Some(function) = self.topology.view().function(Host(bridge)) else { return };
+        let express = function.express().map(|express| express.dword);
+        let (dword, bit) = match by {
+            ResetBehind::SecondaryBusReset => (Some(type1::BRIDGE_CONTROL), type1::SECONDARY_BUS_RESET),
+            ResetBehind::LinkDisable => (express.and_then(|at| at.plus(express::LINK_CONTROL)), express::LINK_DISABLE),
+            ResetBehind::SlotPower => (express.and_then(|at| at.plus(express::SLOT_CONTROL)), express::SLOT_POWER_OFF),
+        };
+        let Some(access) = dword.zip(Lanes::ALL.touching(bit)).map(|(dword, lanes)| Access::new(bridge, dword, lanes))
+        else {
+            return;
+        };
+        let value = self.vm.config_read(Guest(access));
+        self.write(access, if on { value | bit } else { value & !bit });
     }
 
     fn write_capability(&mut self, index: u8, id: CapabilityId, register: u16, value: u32) {
@@ -547,19 +571,44 @@ fn is_alone(session: &Session<'_>, span: Span) -> bool {
     bars.filter(|bar| bar.span().is_some_and(|Host(other)| other.overlaps(span.pages()))).count() == 1
 }
 
-/// 3. No guest changes a real BAR or what makes the ports on its way forward. A replay after a reset does, and writes
-///    what was there.
+/// 3. No guest changes a real BAR or what makes the ports on its way forward. Only a reset does: then nothing is mapped
+///    there until a replay has written what was there, which it does as soon as the function answers.
 fn fixed_hardware(session: &mut Session<'_>) {
-    let machine = session.vm.machine();
-    for (function, dword, mask, value) in &session.fixed {
-        let now = machine.peek(*function, *dword) & mask;
-        let bdf = machine.function(*function).bdf();
-        if session.vm.remapper().has_forgotten(Host(bdf)) {
-            continue;
-        }
+    let is_waiting = |vm: &Vm, function: &FunctionId| {
+        let bdf = vm.machine().function(*function).bdf();
+        vm.remapper().has_forgotten(Host(bdf))
+    };
+    let is_as_it_was = |vm: &Vm, (function, dword, mask, value): &Fixed| {
+        let now = vm.machine().peek(*function, *dword) & mask;
         // Switched on by the preparation at the latest, and never off.
-        let held = if *dword == header::COMMAND { now & value } else { now };
-        assert_eq!(held, *value, "law 3, fixed hardware: {bdf} {dword} was written");
+        if *dword == header::COMMAND { now & value == *value } else { now == *value }
+    };
+    let mut anything_waits = false;
+    for fixed @ (function, dword, ..) in &session.fixed {
+        let waits = is_waiting(&session.vm, function);
+        let bdf = session.vm.machine().function(*function).bdf();
+        assert!(waits || is_as_it_was(&session.vm, fixed), "law 3, fixed hardware: {bdf} {dword} was written");
+        anything_waits |= waits;
+        if waits && !session.refuses {
+            let function = session.topology.view().function(Host(bdf)).unwrap();
+            let bars = || function.bars().filter_map(|bar| Some((bar.space(), bar.span()?.0)));
+            let reaches = |mapping: &&Mapping| {
+                bars().any(|(space, span)| space == mapping.space && span.overlaps(mapping.host.0))
+            };
+            let mapped = session.vm.second_stage().mappings().iter().find(reaches);
+            assert_eq!(mapped, None, "law 3, fixed hardware: {bdf} was reset");
+        }
+    }
+    if anything_waits {
+        let mut vm = session.vm.clone();
+        vm.elapse(RESET);
+        vm.make_replays();
+        for fixed @ (function, dword, ..) in &session.fixed {
+            let bdf = vm.machine().function(*function).bdf();
+            let answers = vm.machine().find(bdf) == Some(*function) && vm.machine().is_ready(*function);
+            let is_back = !is_waiting(&vm, function) && is_as_it_was(&vm, fixed);
+            assert!(is_back || !answers, "law 3, fixed hardware: {bdf} {dword} is not brought back");
+        }
     }
     let bars: Vec<_> = bar_registers().filter(|dword| *dword != type0::ROM).collect();
     for write in session.vm.made_writes() {
@@ -607,8 +656,12 @@ fn untouched_is_untouched(session: &mut Session<'_>, bdf: Bdf) {
 
 /// 6. Any split of a write into smaller ones comes to the same.
 fn lanes(session: &mut Session<'_>, access: Access, value: u32) {
-    // The ID takes no writes; one to it carries a replay, which a split write may have carried in its midst.
-    let nudge = |vm: &mut Vm| vm.config_write(Guest(Access::whole(access.function(), header::ID)), 0);
+    // The ID takes no writes; one to it, when the function answers, carries a replay, which a split write may have carried
+    // in its midst.
+    let nudge = |vm: &mut Vm| {
+        vm.elapse(RESET);
+        vm.config_write(Guest(Access::whole(access.function(), header::ID)), 0)
+    };
     let mut whole = session.vm.clone();
     whole.config_write(Guest(access), value);
     nudge(&mut whole);
@@ -636,18 +689,21 @@ fn view(vm: &mut Vm, access: Access) -> (Vec<u32>, String, Vec<u32>) {
     (guest, format!("{mappings:?}"), hardware)
 }
 
-/// 6, continued. Ports and the ECAM window give one view.
+/// 6, continued. Ports and the ECAM window give one view, and so do bytes. Of a function that does not answer, those that
+/// are in the shadow alone still read, and with any other they are all ones.
 fn mechanisms_agree(session: &mut Session<'_>, access: Access) {
     let Guest(bdf) = Guest(access.function());
     let ecam = session.vm.firmware().ecam.unwrap();
     let page = ecam.page(Guest(bdf)).unwrap().0.start();
+    let answers = session.vm.config_read(Guest(Access::whole(bdf, header::ID))) & 0xffff != 0xffff;
     for (offset, width) in access.parts() {
         let by_memory = session.vm.memory_read(page + u64::from(offset), width);
         let bytes = (0..u16::from(width.bytes())).rev().fold(0, |value, byte| {
             value << 8 | session.vm.memory_read(page + u64::from(offset + byte), Width::Byte) & 0xff
         });
         let mask = u32::MAX >> (32 - 8 * u32::from(width.bytes()));
-        assert_eq!(by_memory & mask, bytes, "law 6, lanes: {access} by bytes");
+        let expected = if !answers && by_memory & mask == mask { mask } else { bytes };
+        assert_eq!(by_memory & mask, expected, "law 6, lanes: {access} by bytes");
         if offset < 0x100 {
             let address = 0x8000_0000 | u32::from(bdf.routing_id()) << 8 | u32::from(offset & 0xfc);
             session.vm.port_write(0xcf8, Width::Dword, address);
@@ -657,7 +713,8 @@ fn mechanisms_agree(session: &mut Session<'_>, access: Access) {
     }
 }
 
-/// 7. A bit of the shadow the guest can change reads what was written; the others do not change.
+/// 7. A bit of the shadow the guest can change reads what was written; the others do not change. BARs and decode enables
+///    are zero after a write that resets the function.
 fn read_back(session: &mut Session<'_>, access: Access, value: u32) {
     let Some(Some(host)) = session.vm.remapper().to_host(Guest(access.function())) else { return };
     let shadow = session.vm.remapper().emulated_registers(host).find(|(dword, _)| *dword == access.dword());
@@ -665,17 +722,17 @@ fn read_back(session: &mut Session<'_>, access: Access, value: u32) {
     let after = |value: u32| {
         let mut vm = session.vm.clone();
         vm.config_write(Guest(access), value);
-        vm.config_read(Guest(Access::whole(access.function(), access.dword()))) & !from_hardware
+        vm.elapse(RESET);
+        let mut read = |dword| vm.config_read(Guest(Access::whole(access.function(), dword)));
+        let register = read(access.dword()) & !from_hardware;
+        let placed = bar_registers().map(|dword| read(dword) & !0xf).find(|address| *address != 0);
+        let decodes = Some(read(header::COMMAND)).filter(|command| *command != !0 && command & 3 != 0);
+        if vm.remapper().has_forgotten(host) && !session.vm.remapper().has_forgotten(host) {
+            assert_eq!((placed, decodes), (None, None), "law 7, read-back: {access} <- {value:08x} resets");
+        }
+        register
     };
-    // What a write resets reads what the reset leaves.
-    let resets = |value: u32| {
-        let mut vm = session.vm.clone();
-        vm.config_write(Guest(access), value);
-        vm.remapper().has_forgotten(host)
-    };
-    let all = [!0, !express::INITIATE_FUNCTION_LEVEL_RESET].into_iter().find(|all| !resets(*all));
-    let Some(all) = all.filter(|_| !resets(0) && !resets(value)) else { return };
-    let (ones, zeros) = (after(all), after(0));
+    let (ones, zeros) = (after(!0), after(0));
     let writable = (ones & !zeros) & access.lanes().mask();
     assert_eq!(ones & zeros | ones & !zeros, ones | zeros, "law 7, read-back: {access} inverts bits");
     assert_eq!(after(value) & writable, value & writable, "law 7, read-back: {access} <- {value:08x}");

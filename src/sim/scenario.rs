@@ -168,10 +168,22 @@ pub enum Step {
     Reset(u8, bool),
     /// The host resets a moved function.
     HostReset(u8),
+    /// Begins or ends a reset of everything behind a bridge.
+    ResetBehind(u8, ResetBehind, bool),
     /// The machine sleeps without power.
     Sleep,
     /// Lets the second stage refuse every so manieth change from now on, or none.
     Refuse(u8),
+}
+
+/// What a guest resets everything behind a bridge by.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+#[expect(missing_docs, reason = "the names are the specification's")]
+pub enum ResetBehind {
+    SecondaryBusReset,
+    LinkDisable,
+    SlotPower,
 }
 
 /// A byte offset into configuration space.

@@ -236,6 +236,11 @@ impl Vm {
     pub fn note_resume(&mut self) {
         self.remapper.note_resume();
         self.apply_pending();
+        self.make_replays();
+    }
+
+    /// Makes all replays that are due, of functions that are ready.
+    pub fn make_replays(&mut self) {
         let mut replays = self.remapper.replays();
         while let Some(replay) = replays.next() {
             make(replay, &mut self.machine, &mut self.replayed);
@@ -330,16 +335,7 @@ impl Vm {
                 make(to, value);
             }
         }
-        let mut delta = apply(outcome.delta, second_stage, *refuse_every, changes);
-        // The remapper does not see a bus reset of a port it leaves to the guest.
-        let resets = machine.take_bus_resets();
-        if !resets.is_empty() {
-            for function in resets {
-                remapper.note_reset(Host(function));
-            }
-            delta.extend(apply(remapper.pending(), second_stage, *refuse_every, changes));
-        }
-        delta
+        apply(outcome.delta, second_stage, *refuse_every, changes)
     }
 
     /// The functions the guest finds, by asking for every ID.

@@ -100,6 +100,10 @@ pub const SLOT_CONTROL_2: u16 = 14;
 /// ARI Forwarding Enable in Device Control 2.
 pub const ARI_FORWARDING_ENABLE: u32 = 1 << 5;
 
+/// Power Controller Present in Slot Capabilities.
+pub const POWER_CONTROLLER: u32 = 1 << 1;
+/// Power Controller Control in Slot Control; set for off.
+pub const SLOT_POWER_OFF: u32 = 1 << 10;
 /// Hot-Plug Capable in Slot Capabilities.
 pub const HOT_PLUG_CAPABLE: u32 = 1 << 6;
 /// Max_Payload_Size in Device Control, at bit 5.
@@ -115,6 +119,8 @@ pub const LINK_ACTIVE_REPORTING: u32 = 1 << 20;
 pub const LINK_BANDWIDTH_NOTIFICATION: u32 = 1 << 21;
 /// Speed and width of a link, in Link Capabilities and in Link Status alike.
 pub const SPEED_AND_WIDTH: u32 = 0x3ff;
+/// Link Disable in Link Control.
+pub const LINK_DISABLE: u32 = 1 << 4;
 /// Retrain Link in Link Control; reads zero.
 pub const RETRAIN_LINK: u32 = 1 << 5;
 /// Link Training, in the DWORD of Link Control.

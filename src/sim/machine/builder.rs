@@ -156,7 +156,6 @@ impl Machine {
             faults: Vec::new(),
             msi_log: Vec::new(),
             config_writes: Vec::new(),
-            bus_resets: Vec::new(),
         };
         for index in 0..machine.functions.len() {
             machine.attach(FunctionId(index))?;

@@ -16,8 +16,6 @@ use crate::spec::type1;
 pub(super) const TRAINING: Duration = Duration::from_millis(20);
 /// A retrain of an active link.
 const RETRAINING: Duration = Duration::from_millis(1);
-/// Link Disable in Link Control.
-const LINK_DISABLE: u32 = 1 << 4;
 /// Link Bandwidth Management Status, in the DWORD of Link Control.
 const BANDWIDTH_STATUS: u32 = 1 << 30;
 /// Data Link Layer State Changed, in the DWORD of Slot Control.
@@ -165,7 +163,7 @@ impl Machine {
         let dpc = port.extended(ExtendedCapabilityId::DPC).and_then(|at| at.plus(2));
         port.link.is_some_and(|link| link.is_occupied)
             && self.slot_has_power(id)
-            && port.express(express::LINK_CONTROL) & LINK_DISABLE == 0
+            && port.express(express::LINK_CONTROL) & express::LINK_DISABLE == 0
             && port.read(type1::BRIDGE_CONTROL) & type1::SECONDARY_BUS_RESET == 0
             && dpc.is_none_or(|status| port.read(status) & DPC_TRIGGERED == 0)
     }

@@ -89,7 +89,6 @@ pub struct Machine {
     faults: Vec<Fault>,
     msi_log: Vec<Signaled>,
     config_writes: Vec<ConfigWrite>,
-    bus_resets: Vec<Bdf>,
 }
 
 impl Machine {

@@ -1,7 +1,6 @@
 //! Resets: who is reset by what, and how long a function is not ready after.
 
 use core::time::Duration;
-use std::vec::Vec;
 
 use super::attributes;
 use super::writes::RegisterWrite;
@@ -29,11 +28,6 @@ impl Machine {
         self.functions[function.0].ready_at = self.now + FUNCTION_LEVEL_RESET;
     }
 
-    /// The functions that were reset together with their bus since this was asked last.
-    pub fn take_bus_resets(&mut self) -> Vec<Bdf> {
-        std::mem::take(&mut self.bus_resets)
-    }
-
     /// What a function holds is lost, its memory too.
     pub(super) fn reset(&mut self, id: FunctionId, kind: Reset) {
         self.functions[id.0].reset(kind);
@@ -47,7 +41,6 @@ impl Machine {
     pub(super) fn reset_behind(&mut self, bridge: FunctionId, kind: Reset, ready_at: Duration) {
         for child in self.function(bridge).children.clone() {
             self.reset(child, kind);
-            self.bus_resets.push(self.function(child).bdf());
             self.functions[child.0].ready_at = ready_at;
             self.reset_behind(child, kind, ready_at);
         }

@@ -6,10 +6,6 @@ use super::{FunctionId, Machine};
 use crate::spec::capability::CapabilityId;
 use crate::spec::express;
 
-/// Power Controller Present in Slot Capabilities.
-const POWER_CONTROLLER: u32 = 1 << 1;
-/// Power Controller Control in Slot Control: set for off.
-const POWER_OFF: u32 = 1 << 10;
 /// Presence Detect Changed and Presence Detect State, in the DWORD of Slot Control.
 const PRESENCE_CHANGED: u32 = 1 << 19;
 const PRESENT: u32 = 1 << 22;
@@ -48,15 +44,16 @@ impl Machine {
     pub(super) fn slot_has_power(&self, port: FunctionId) -> bool {
         let function = self.function(port);
         let has_controller =
-            function.has_slot() && function.express(express::SLOT_CAPABILITIES) & POWER_CONTROLLER != 0;
+            function.has_slot() && function.express(express::SLOT_CAPABILITIES) & express::POWER_CONTROLLER != 0;
         function.link.is_some_and(|link| link.has_power)
-            && !(has_controller && function.express(express::SLOT_CONTROL) & POWER_OFF != 0)
+            && !(has_controller && function.express(express::SLOT_CONTROL) & express::SLOT_POWER_OFF != 0)
     }
 
     pub(super) fn slot_written(&mut self, id: FunctionId, write: &RegisterWrite) {
         let function = self.function(id);
         let control = function.standard(CapabilityId::PCI_EXPRESS).and_then(|at| at.plus(express::SLOT_CONTROL));
-        if function.has_slot() && control == Some(write.dword) && (write.old ^ write.new) & POWER_OFF != 0 {
+        if function.has_slot() && control == Some(write.dword) && (write.old ^ write.new) & express::SLOT_POWER_OFF != 0
+        {
             self.link_controls_changed(id);
         }
     }

@@ -1,0 +1,118 @@
+//! Resets of everything wired behind a bridge, which the guest makes by the bridge's registers: what they take from moved
+//! functions is noticed.
+//!
+//! Ports something left never make one, as those registers stay in the shadow. A port nothing is wired behind has it made
+//! by another.
+
+use super::Remapper;
+use super::reason::Reason;
+use super::rule::{Effect, TooManyRules};
+use super::state::Fingerprint;
+use super::touched::Touched;
+use crate::access::{Access, Lanes};
+use crate::address::{Bdf, Host};
+use crate::decision::WriteDecision;
+use crate::plan::Port;
+use crate::spec::{express, type1};
+use crate::topology::{Bridge, Function};
+
+/// What a reset of the bus behind a bridge means.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BusReset {
+    /// The buses of what is reset, as hardware numbers them.
+    first: u8,
+    last: u8,
+    /// The bridge that makes it, if it is another, and the upper half of its DWORD with Bridge Control without the reset.
+    made_by: Option<(Bdf, u32)>,
+}
+
+impl BusReset {
+    const fn of(bridge: Bridge, made_by: Option<(Bdf, u32)>) -> Self {
+        Self { first: bridge.secondary, last: bridge.subordinate, made_by }
+    }
+
+    pub(super) fn identify(self, fingerprint: &mut Fingerprint) {
+        let Self { first, last, made_by } = self;
+        fingerprint.add(first);
+        fingerprint.add(last);
+        if let Some((bridge, control)) = made_by {
+            fingerprint.add(bridge.routing_id());
+            fingerprint.add(control);
+        }
+    }
+}
+
+impl Effect {
+    /// The bits that reset everything behind a bridge as long as they are ones.
+    const fn of_bus_reset(self) -> u32 {
+        match self {
+            Self::SecondaryBusReset => type1::SECONDARY_BUS_RESET,
+            Self::LinkDisable => express::LINK_DISABLE,
+            Self::SlotPower => express::SLOT_POWER_OFF,
+            _ => 0,
+        }
+    }
+}
+
+impl<const F: usize> Remapper<F> {
+    /// A write to a register that can reset everything behind a bridge; `written` are the ones that count. Functions that
+    /// are reset forget, and have nothing brought back while the reset lasts, as they do not answer.
+    #[cold]
+    pub(super) fn note_bus_reset(
+        &mut self,
+        bridge: usize,
+        effect: Effect,
+        access: Access,
+        written: u32,
+        decision: WriteDecision,
+    ) -> WriteDecision {
+        let bits = effect.of_bus_reset();
+        let reset = self.functions.get(bridge).and_then(|touched| touched.bus_reset);
+        let Some(BusReset { first, last, made_by }) = reset.filter(|_| access.lanes().mask() & bits != 0) else {
+            return decision;
+        };
+        for index in 0..self.functions.len() {
+            let is_behind =
+                self.functions.get(index).is_some_and(|touched| (first..=last).contains(&touched.host.bus()));
+            if is_behind && written & bits != 0 {
+                self.forget(index);
+            }
+        }
+        match (made_by, Lanes::run(2, 2)) {
+            (Some((bridge, control)), Some(lanes)) => WriteDecision::Redirect {
+                to: Host(Access::new(bridge, type1::BRIDGE_CONTROL, lanes)),
+                value: control | written & bits,
+            },
+            _ => decision,
+        }
+    }
+}
+
+impl Touched {
+    /// What the guest does to the link, the slot and the bus passes, and resets moved functions wired there.
+    pub(super) fn watch_bus(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
+        self.bus_reset = Some(BusReset::of(port.bridge, None));
+        let mut rules = self.rules.because(Reason::ResetBehind);
+        rules.set_off(type1::BRIDGE_CONTROL, Effect::SecondaryBusReset)?;
+        let Some(express) = port.function.express().filter(|_| port.function.leads_down_a_link()) else {
+            return Ok(());
+        };
+        if let Some(dword) = express.dword.plus(express::LINK_CONTROL) {
+            rules.set_off(dword, Effect::LinkDisable)?;
+        }
+        let has_controller = express.register(0) & express::SLOT_IMPLEMENTED != 0
+            && express.register(express::SLOT_CAPABILITIES) & express::POWER_CONTROLLER != 0;
+        match express.dword.plus(express::SLOT_CONTROL).filter(|_| has_controller) {
+            Some(dword) => rules.set_off(dword, Effect::SlotPower),
+            None => Ok(()),
+        }
+    }
+
+    /// A reset of an empty bus is made by the bridge above the functions that are found there.
+    pub(super) fn reset_by(&mut self, real: &Function) -> Result<(), TooManyRules> {
+        let Some(bridge) = real.bridge() else { return Ok(()) };
+        let control = real.header(type1::BRIDGE_CONTROL) & 0xffff_0000 & !type1::SECONDARY_BUS_RESET;
+        self.bus_reset = Some(BusReset::of(bridge, Some((real.bdf().0, control))));
+        self.rules.because(Reason::BusReset).set_off(type1::BRIDGE_CONTROL, Effect::SecondaryBusReset)
+    }
+}
