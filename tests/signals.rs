@@ -31,9 +31,7 @@ const AER_CONTROL: u16 = 0x118;
 const ROOT_ERROR_COMMAND: u16 = 0x12c;
 const ROOT_ERROR_STATUS: u16 = 0x130;
 const ERROR_SOURCE: u16 = 0x134;
-const PTM: u16 = 0x148;
 const PTM_CONTROL: u16 = 0x150;
-const DPC: u16 = 0x154;
 const DPC_CONTROL: u16 = 0x158;
 const DPC_STATUS: u16 = 0x15c;
 
@@ -41,17 +39,10 @@ fn at(offset: u16) -> Dword {
     Dword::at(offset).unwrap()
 }
 
-/// A Root Port with all there is, and a slot with these Slot Capabilities.
+/// A Root Port with all services, and a slot with these Slot Capabilities.
 fn port(slot_capabilities: u32) -> Blueprint {
     let port = Blueprint::port(bdf(PORT), PortType::RootPort, 2..=2, windows(0xe100_0000));
-    let port = port.extended(&ExtendedCapability::AdvancedErrorReporting);
-    port.extended(&ExtendedCapability::PrecisionTimeMeasurement)
-        .register(at(0x40), 0x0142_7c10)
-        .register(at(0x54), slot_capabilities)
-        // Presence Detect State.
-        .register(at(SLOT_CONTROL), 0x0040_0000)
-        .register(at(PTM), 0x1541_001f)
-        .register(at(DPC), 0x0001_001d)
+    port.with_services().register(at(0x54), slot_capabilities)
 }
 
 /// The port, with a NIC in its slot. MSI is on at the port.

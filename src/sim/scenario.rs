@@ -384,7 +384,7 @@ impl Construction {
             }
             Slot::RootPort(sketch) => {
                 let bus = self.take_buses(1);
-                self.edit(|builder| builder.root_port(place, bus..=bus, windows(bus..=bus)));
+                self.add_root_port(place, bus..=bus);
                 if let Some(sketch) = sketch {
                     self.add_device(sketch, at(bus, 0), &mut Room::of_bus(bus), true);
                 }
@@ -394,7 +394,7 @@ impl Construction {
                 let first = self.take_buses(2 + count);
                 let inner = first + 1;
                 let last = inner + count;
-                self.edit(|builder| builder.root_port(place, first..=last, windows(first..=last)));
+                self.add_root_port(place, first..=last);
                 let ports: Vec<_> = (0..count).map(|port| (at(inner, port), inner + 1 + port)).collect();
                 let downstream: Vec<_> =
                     ports.iter().map(|(port, bus)| (*port, *bus..=*bus, windows(*bus..=*bus))).collect();
@@ -414,6 +414,13 @@ impl Construction {
                 }
             }
         }
+    }
+
+    /// Every other one has port services.
+    fn add_root_port(&mut self, at: Bdf, buses: core::ops::RangeInclusive<u8>) {
+        let port = Blueprint::port(at, PortType::RootPort, buses.clone(), windows(buses));
+        let port = if at.device().is_multiple_of(2) { port.with_services() } else { port };
+        self.edit(|builder| builder.function(port));
     }
 
     fn take_buses(&mut self, count: u8) -> u8 {

@@ -10,7 +10,8 @@ use super::{Quirks, ROM, capabilities};
 use crate::access::Dword;
 use crate::address::{Bdf, Span};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
-use crate::spec::express::PortType;
+use crate::spec::capability::CapabilityId;
+use crate::spec::express::{self, PortType};
 use crate::spec::header::{self, Command, HeaderType, Status};
 use crate::spec::{sriov, type1};
 
@@ -72,6 +73,24 @@ impl Blueprint {
             .capability(&Capability::Express(kind))
             .capability(&Capability::PowerManagement)
             .capability(&Capability::Msi)
+    }
+
+    /// Gives a [`port`](Self::port) what its services look after: a slot with a power controller and hot-plug, error
+    /// reporting, time, and containment of errors.
+    ///
+    /// # Panics
+    /// When it has no PCI Express Capability.
+    #[must_use]
+    pub fn with_services(mut self) -> Self {
+        let start = capabilities::standard(&self.config).find(CapabilityId::PCI_EXPRESS);
+        let at = |register| start.and_then(|start| start.plus(register)).expect("a port has PCI Express");
+        self.set(at(0), self.value(at(0)) | express::SLOT_IMPLEMENTED);
+        // Power Controller, Hot-Plug Surprise and Hot-Plug Capable; the slot is occupied.
+        self.set(at(express::SLOT_CAPABILITIES), 0x0062);
+        self.set(at(express::SLOT_CONTROL), 0x0040_0000);
+        self.extended(&ExtendedCapability::AdvancedErrorReporting)
+            .extended(&ExtendedCapability::PrecisionTimeMeasurement)
+            .extended(&ExtendedCapability::DownstreamPortContainment)
     }
 
     /// A function with these registers. Space after the last of them reads zero up to 256 bytes; there is extended

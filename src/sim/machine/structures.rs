@@ -74,6 +74,8 @@ pub enum ExtendedCapability {
     },
     /// Address Translation Services.
     Ats,
+    /// Downstream Port Containment, off.
+    DownstreamPortContainment,
     /// L1 PM Substates.
     L1PmSubstates,
     /// Latency Tolerance Reporting.
@@ -207,6 +209,7 @@ pub(super) fn extended_dwords(capability: &ExtendedCapability, sizes: &[u64; 7])
         }
         ExtendedCapability::Ari { next } => vec![header(ExtendedCapabilityId::ARI, 1), u32::from(*next) << 8],
         ExtendedCapability::Ats => vec![header(ExtendedCapabilityId::ATS, 1), 0x0020],
+        ExtendedCapability::DownstreamPortContainment => vec![header(ExtendedCapabilityId::DPC, 1), 0, 0, 0],
         ExtendedCapability::L1PmSubstates => vec![header(ExtendedCapabilityId::L1_PM_SUBSTATES, 1), 0x0028_281f, 0, 0],
         ExtendedCapability::LatencyToleranceReporting => vec![header(ExtendedCapabilityId::LTR, 1), 0],
         ExtendedCapability::Null => vec![header(ExtendedCapabilityId::NULL, 1)],
