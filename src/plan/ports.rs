@@ -2,6 +2,7 @@
 
 use super::{BusNumbers, Plan, Way};
 use crate::address::{Bdf, Host};
+use crate::spec::express::{self, PortType};
 use crate::topology::{Bridge, Function};
 
 /// What a plan makes of a bridge.
@@ -27,6 +28,8 @@ pub(crate) struct Port<'t> {
     pub(crate) way: Option<Way>,
     /// Whether nothing is wired behind it.
     pub(crate) has_empty_link: bool,
+    /// Max_Payload_Size in Device Control of its own.
+    pub(crate) payload: u32,
     /// The bridge whose Secondary Bus Reset does what a guest wants of this one's, if its own would do nothing.
     pub(crate) reset_by: Option<&'t Function>,
 }
@@ -55,8 +58,25 @@ impl<'t> Plan<'t> {
             role,
             way,
             has_empty_link: self.has_empty_link(function),
+            payload: self.payload(function),
             reset_by: self.reset_of(function),
         })
+    }
+
+    /// Max_Payload_Size of a port, as it is in Device Control. A function takes no more than it supports; where firmware
+    /// left its Root Port with more, Linux lowers the port (`pci_configure_mps`), if it sees them together.
+    pub(crate) fn payload(&self, port: &Function) -> u32 {
+        let Some(express) = port.express() else { return 0 };
+        let own = express.register(express::DEVICE_CONTROL) & express::MAX_PAYLOAD_SIZE;
+        let Some(bridge) = port.bridge().filter(|_| express.port_type == PortType::RootPort) else { return own };
+        let leaving = self.relocations().iter().filter(|relocation| {
+            relocation.host.0.bus() == bridge.secondary && relocation.guest.0.bus() != bridge.secondary
+        });
+        let supported =
+            leaving.filter_map(|relocation| self.host().function(relocation.host)?.express()).map(|express| {
+                (express.register(express::DEVICE_CAPABILITIES) & express::MAX_PAYLOAD_SIZE_SUPPORTED).wrapping_shl(5)
+            });
+        supported.fold(own, u32::min)
     }
 
     /// The bridge a reset of the bus behind a port with an empty link is to be made by: what is found there is all that is

@@ -19,8 +19,8 @@ impl Touched {
     ) -> Result<(), TooManyRules> {
         let Some(left_by_firmware) = function.express() else { return Ok(()) };
         let (bus, own_bus) = (relocation.guest.0.bus(), relocation.host.0.bus());
-        let port = plan.host().bridge_to(own_bus).and_then(Function::express).filter(|_| bus != own_bus);
-        let express = &self.settle_payload(left_by_firmware, port);
+        let port = plan.host().bridge_to(own_bus).filter(|port| bus != own_bus && port.express().is_some());
+        let express = &self.settle_payload(left_by_firmware, port.map(|port| plan.payload(port)));
         self.keep_error_enables(relocation.errors, express)?;
         self.restore_agreements(express);
         // On the bus it is on the guest sees the port it has.
@@ -28,7 +28,8 @@ impl Touched {
             return Ok(());
         }
         let bridge = plan.host().bridge_to(bus);
-        self.agree_on_payload(express, bridge.and_then(Function::express))?;
+        let shown = bridge.filter(|port| port.express().is_some()).map(|port| plan.payload(port));
+        self.agree_on_payload(express, shown)?;
         if express.has_second_set() {
             self.keep_agreements_2(express)?;
         }
@@ -42,16 +43,21 @@ impl Touched {
 
     /// Firmware may leave a function with another Max_Payload_Size than its port, which takes and sends payloads of its
     /// own. A guest would set it to the port's (Linux's `pci_configure_mps`), but sees another port.
-    fn settle_payload(&mut self, express: &Express, port: Option<&Express>) -> Express {
-        let own = express.register(express::DEVICE_CONTROL);
-        let sent = port.map_or(own, |port| port.register(express::DEVICE_CONTROL)) & express::MAX_PAYLOAD_SIZE;
+    fn settle_payload(&mut self, express: &Express, sent: Option<u32>) -> Express {
         let supported = express.register(express::DEVICE_CAPABILITIES) & express::MAX_PAYLOAD_SIZE_SUPPORTED;
+        match sent.filter(|sent| sent >> 5 <= supported) {
+            Some(sent) => self.prepare_payload(express, sent),
+            None => *express,
+        }
+    }
+
+    /// The host sets Max_Payload_Size before the guest starts.
+    pub(super) fn prepare_payload(&mut self, express: &Express, payload: u32) -> Express {
+        let own = express.register(express::DEVICE_CONTROL);
+        self.prepare(at(express, express::DEVICE_CONTROL), express::MAX_PAYLOAD_SIZE, payload, own);
         let mut settled = *express;
-        if sent != own & express::MAX_PAYLOAD_SIZE && sent >> 5 <= supported {
-            self.prepare(at(express, express::DEVICE_CONTROL), express::MAX_PAYLOAD_SIZE, sent, own);
-            if let Some(control) = settled.registers.get_mut(usize::from(express::DEVICE_CONTROL)) {
-                *control = own & !express::MAX_PAYLOAD_SIZE | sent;
-            }
+        if let Some(control) = settled.registers.get_mut(usize::from(express::DEVICE_CONTROL)) {
+            *control = own & !express::MAX_PAYLOAD_SIZE | payload;
         }
         settled
     }
@@ -68,10 +74,10 @@ impl Touched {
 
     /// A payload above what the real port takes is a malformed TLP, a fatal error. With the Max_Payload_Size of the port
     /// it sees Linux changes neither (`pci_configure_mps`).
-    fn agree_on_payload(&mut self, express: &Express, port: Option<&Express>) -> Result<(), TooManyRules> {
+    fn agree_on_payload(&mut self, express: &Express, port: Option<u32>) -> Result<(), TooManyRules> {
         let control = at(express, express::DEVICE_CONTROL);
         let own = express.register(express::DEVICE_CONTROL);
-        let shown = port.map_or(own, |port| port.register(express::DEVICE_CONTROL)) & express::MAX_PAYLOAD_SIZE;
+        let shown = port.unwrap_or(own & express::MAX_PAYLOAD_SIZE);
         let mut rules = self.rules.because(Reason::PayloadSize);
         rules.keep(control, express::MAX_PAYLOAD_SIZE, express::MAX_PAYLOAD_SIZE, shown)?;
         rules.hold(control, own & express::MAX_PAYLOAD_SIZE)?;

@@ -5,12 +5,13 @@ use super::port::FORWARDING;
 use super::reason::Reason;
 use super::rule::TooManyRules;
 use super::touched::{Touched, low};
-use crate::plan::Role;
+use crate::plan::{Port, Role};
 use crate::spec::{express, header};
-use crate::topology::{Bridge, Express, Function};
+use crate::topology::{Express, Function};
 
 impl Touched {
-    pub(super) fn guard_port(&mut self, function: &Function, bridge: Bridge) -> Result<(), TooManyRules> {
+    pub(super) fn guard_port(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
+        let Port { function, bridge, payload, .. } = *port;
         let mut rules = self.rules.because(Reason::Forwarding);
         rules.keep(header::COMMAND, low(FORWARDING), low(FORWARDING), function.header(header::COMMAND))?;
         rules.hold(header::COMMAND, low(FORWARDING))?;
@@ -25,12 +26,9 @@ impl Touched {
         if bridge.prefetchable.is_some() {
             self.keep_prefetchable_window(function)?;
         }
-        self.keep_forwarding(function);
+        let express = self.keep_forwarding(function, payload);
         self.silence(function, Role::Guarded);
-        match function.express() {
-            Some(express) => self.guard_express(express),
-            None => Ok(()),
-        }
+        express.map_or(Ok(()), |express| self.guard_express(&express))
     }
 
     /// Without a slot there is no power to switch off and no hot-plug (`pciehp`); payload size and what both ends of the

@@ -11,7 +11,7 @@ use crate::spec::capability::{CapabilityId, ExtendedCapabilityId, extended_contr
 use crate::spec::express::{self, PortType};
 use crate::spec::header::{self, Command};
 use crate::spec::{error_reporting, power_management, type1};
-use crate::topology::Function;
+use crate::topology::{Express, Function};
 
 /// The Command bits that make a bridge forward.
 pub(super) const FORWARDING: Command = Command::FORWARDING;
@@ -26,7 +26,7 @@ impl Touched {
         let mut touched = Self::staying(port.function);
         match port.role {
             Role::Vacant => touched.show_conventional_bridge(port)?,
-            Role::Guarded => touched.guard_port(port.function, port.bridge)?,
+            Role::Guarded => touched.guard_port(port)?,
             Role::Destination if port.has_empty_link => touched.pretend_link(port)?,
             Role::Destination | Role::Bystander => touched.watch_bus(port)?,
         }
@@ -112,7 +112,7 @@ impl Touched {
             self.rules.because(Reason::VacantPort).drop_writes(bar.dword(function.header_type()), !0)?;
         }
         self.fill_empty_bars(function)?;
-        self.keep_forwarding(function);
+        let _ = self.keep_forwarding(function, port.payload);
         self.silence(function, port.role);
         Ok(())
     }
@@ -151,15 +151,18 @@ impl Touched {
         Ok(())
     }
 
-    /// The function behind the bridge is reached as long as the bridge forwards and is awake.
-    pub(super) fn keep_forwarding(&mut self, function: &Function) {
-        self.restore_bridge(function);
+    /// The function behind the bridge is reached as long as the bridge forwards and is awake, and takes what it sends. The
+    /// registers of the capability are as they are then.
+    pub(super) fn keep_forwarding(&mut self, function: &Function, payload: u32) -> Option<Express> {
+        let express = function.express().map(|express| self.prepare_payload(express, payload));
+        self.restore_bridge(function, express.as_ref());
         self.prepare(header::COMMAND, low(FORWARDING), low(FORWARDING), low(function.command()));
         if let Some(power) = function.capabilities().iter().find(|entry| entry.id == CapabilityId::POWER_MANAGEMENT)
             && let Some(control) = power.dword.plus(power_management::CONTROL)
         {
             self.prepare(control, power_management::POWER_STATE, 0, power.control);
         }
+        express
     }
 
     /// What the guest does not see of a port raises no interrupts and reports no errors, and does not take the link down

@@ -291,7 +291,7 @@ impl Touched {
     }
 
     /// A replay writes what leads a bridge to the function behind it.
-    pub(super) fn restore_bridge(&mut self, function: &Function) {
+    pub(super) fn restore_bridge(&mut self, function: &Function, express: Option<&Express>) {
         self.restore_bars(function);
         let windows = [
             (type1::BUS_NUMBERS, !0),
@@ -308,7 +308,7 @@ impl Touched {
                 self.restore(dword, mask, function.header(dword));
             }
         }
-        if let Some(express) = function.express() {
+        if let Some(express) = express {
             self.restore_agreements(express);
         }
         self.restore(header::COMMAND, 0xffff, u32::from((function.command() | Command::FORWARDING).bits()));

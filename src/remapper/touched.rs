@@ -60,7 +60,7 @@ pub(super) struct Setting {
     pub(super) value: u32,
 }
 
-/// Command, and a control each of power, link, slot, root, errors and containment.
+/// Command, payload size, and a control each of power, link, slot, root, errors and containment.
 const MAX_PREPARATIONS: usize = 8;
 /// Of a Type 0 function: seven BARs, Command, four controls. Of a bridge: three BARs, Command, eight of routing.
 const MAX_RESTORES: usize = 16;
