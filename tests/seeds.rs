@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use arbitrary::{Arbitrary, Unstructured};
-use pci_remap::plan::{Plan, Vacated};
+use pci_remap::plan::{Cause, Plan, Vacated};
 use pci_remap::sim::dump::Dump;
 use pci_remap::sim::scenario::{Move, Scenario, Step};
 use pci_remap::sim::{acpi, laws, vm};
@@ -17,7 +17,7 @@ use pci_remap::sim::{acpi, laws, vm};
 type Shows = fn(&Scenario, &Plan<'_>) -> bool;
 
 /// What the seeds of `laws` show.
-const SHOWS: [(&str, Shows); 10] = [
+const SHOWS: [(&str, Shows); 11] = [
     ("a-swap", |scenario, plan| {
         let is_swap = |pair: &[_; 2]| matches!(scenario.moves[..], [Move::Swap(..), ..]) && pair.len() == 2;
         plan.relocations().first_chunk().is_some_and(is_swap)
@@ -45,6 +45,11 @@ const SHOWS: [(&str, Shows); 10] = [
             && plan.relocations().iter().any(|one| one.host.0.bus() != 0 && one.guest.0.bus() == one.host.0.bus())
     }),
     ("virtual-bus-numbers", |scenario, plan| scenario.virtual_bus_numbers && plan.relocations().len() > 1),
+    ("virtual-functions", |scenario, plan| {
+        let enables = |step: &Step| matches!(step, Step::VirtualFunctions(_, count, true, true) if count % 10 != 0);
+        plan.findings().any(|finding| matches!(finding.cause, Cause::VfsFollow(..)))
+            && moves_and(scenario, plan, enables)
+    }),
     ("windows-on-windows", |scenario, plan| {
         plan.relocations().len() > 1 && moves_and(scenario, plan, |step| matches!(step, Step::Place(..)))
     }),

@@ -2,11 +2,14 @@
 
 mod support;
 
-use pci_remap::Bdf;
+use pci_remap::plan::{Cause, Policy, Vfs};
 use pci_remap::sim::guest::Kind;
 use pci_remap::sim::guest::life::{Life, Step};
 use pci_remap::sim::machine::{Blueprint, Capability, ExtendedCapability, Machine, VfBar, signature};
+use pci_remap::sim::platform::Platform;
+use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
+use pci_remap::{Bdf, Finding, Grade, Guest, Host, Plan, Relocation};
 use support::*;
 
 const KERNELS: [Kind; 2] = [Kind::Linux61, Kind::Linux615];
@@ -121,5 +124,238 @@ fn linux_enables_them_and_their_drivers_bind() {
                 assert_eq!(device.read(&mut machine, bar, 0x20), Some(signature(0, function, bar, 0x20)), "{kind}");
             }
         }
+    }
+}
+
+/// Where the NIC at 02:00.0 is moved to.
+const NIC: &str = "01:01.0";
+/// Where its SR-IOV Capability is.
+const SRIOV: u16 = 0x150;
+const CONTROL: u16 = SRIOV + 0x08;
+const NUM_VFS: u16 = SRIOV + 0x10;
+
+fn follow(from: &str, to: &str) -> Relocation {
+    Relocation { vfs: Vfs::Follow, ..Relocation::new(host(from), guest(to)) }
+}
+
+fn followed(mut machine: Machine) -> Vm {
+    let plan = Plan::new(scan(&mut machine)).with(follow("02:00.0", NIC)).unwrap();
+    Vm::start(machine, &plan).unwrap()
+}
+
+/// The errors of a plan, and what is said of Virtual Functions.
+fn findings(mut machine: Machine, moves: &[Relocation]) -> Vec<String> {
+    let plan = moves.iter().try_fold(Plan::new(scan(&mut machine)), |plan, one| plan.with(*one)).unwrap();
+    let about = |finding: &Finding| finding.grade() == Grade::Error || matches!(finding.cause, Cause::VfsFollow(..));
+    plan.findings().filter(about).map(|finding| finding.to_string()).collect()
+}
+
+fn enable(vm: &mut Vm, count: u32) -> Vec<String> {
+    vm.write_word(NIC, NUM_VFS, count);
+    vm.write_word(NIC, CONTROL, 0x9).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn without_a_word_they_are_hidden() {
+    let mut vm = moved(machine([adapter("02:00.0")]), &[("02:00.0", NIC)]);
+    assert_eq!(vm.read(NIC, SRIOV), 0);
+    for function in virtual_functions("02:00.0", 8).into_iter().chain(virtual_functions(NIC, 8)) {
+        assert_eq!(vm.read(&function.to_string(), 0x08), !0);
+    }
+}
+
+#[test]
+fn linux_enables_those_of_a_moved_function_and_their_drivers_bind() {
+    for kind in KERNELS {
+        let mut vm = followed(machine([adapter("02:00.0")]));
+        let mut life = Life::start(kind, &mut vm, &[bdf(NIC)]).unwrap();
+        run_to_drivers(&mut life);
+        assert_eq!(life.set_virtual_functions(bdf(NIC), 8), virtual_functions(NIC, 8), "{kind}");
+        life.run(Step::SuspendDevices);
+        assert_eq!(life.set_virtual_functions(bdf(NIC), 3), virtual_functions(NIC, 3), "{kind}");
+        life.run(Step::Rebind);
+        let report = life.finish();
+        assert_eq!(report.failures, [], "{kind}");
+        let (seen, wired) = (virtual_functions(NIC, 8), virtual_functions("02:00.0", 8));
+        for (number, (seen, wired)) in seen.into_iter().zip(wired).enumerate() {
+            let is_there = number < 3;
+            assert_eq!(vm.remapper().to_host(Guest(seen)), Some(Some(Host(wired)).filter(|_| is_there)), "{kind}");
+            assert_eq!(vm.remapper().to_guest(Host(wired)), Some(Guest(seen)).filter(|_| is_there), "{kind}");
+            assert_eq!(vm.read(&wired.to_string(), 0x08), !0, "nothing is where hardware has them");
+            assert_eq!(vm.read(&seen.to_string(), 0x08) != !0, is_there, "{kind}");
+            let Some(device) = report.boot.tree.device(seen).filter(|_| is_there) else { continue };
+            for bar in [0, 3] {
+                for offset in [0, VF_SIZE - 4] {
+                    let expected = Some(signature(0, wired, bar, offset));
+                    assert_eq!(device.read(&mut vm, bar, offset), expected, "{kind}: its memory and only it");
+                }
+            }
+        }
+        let bars: Vec<_> = (0x10..0x28).chain(SRIOV + 0x24..SRIOV + 0x3c).collect();
+        let mut writes = vm.made_writes().iter().map(|write| write.to.0).filter(|to| to.function() == bdf("02:00.0"));
+        assert_eq!(writes.find(|to| bars.contains(&to.dword().offset())), None, "{kind}: no real BAR, nor VF BAR");
+    }
+}
+
+/// What goes wrong natively, as with Virtual Functions that lose everything while their Physical Function sleeps, goes
+/// wrong in the guest, and nothing else does.
+#[test]
+fn their_life_is_as_it_would_be_without_the_move() {
+    let live = |kind, machine: &mut dyn Platform, physical: &str| {
+        let mut life = Life::start(kind, machine, &[bdf(physical)]).unwrap();
+        run_to_drivers(&mut life);
+        assert_eq!(life.set_virtual_functions(bdf(physical), 4).len(), 4);
+        Step::ALL.into_iter().filter(|step| *step > Step::BindDrivers).for_each(|step| life.run(step));
+        let distance = |function: Bdf| function.routing_id() - bdf(physical).routing_id();
+        let failures = life.finish().failures.into_iter();
+        failures.map(|failure| (failure.step, distance(failure.function), failure.fault)).collect::<Vec<_>>()
+    };
+    for kind in KERNELS {
+        let native = live(kind, &mut machine([adapter("02:00.0")]), "02:00.0");
+        let guest = live(kind, &mut followed(machine([adapter("02:00.0")])), NIC);
+        assert_eq!(guest, native, "{kind}");
+    }
+}
+
+#[test]
+fn their_memory_is_mapped_while_they_are_enabled_and_decode() {
+    let mut vm = followed(machine([adapter("02:00.0")]));
+    // Pre-assigned in the window of the port it is found behind.
+    assert_eq!([0x24, 0x28, 0x30, 0x34].map(|at| vm.read(NIC, SRIOV + at)), [0xc, 0x10, 0x0002_000c, 0x10]);
+    let maps = [
+        "map mem 0x1000000000-0x100001ffff to 0x1001100000-0x100111ffff",
+        "map mem 0x1000020000-0x100003ffff to 0x1001120000-0x100113ffff",
+    ];
+    assert_eq!(enable(&mut vm, 2), maps);
+    assert_eq!(vm.write_word(NIC, CONTROL, 0x1).len(), 2, "VF Memory Space Enable is off");
+    assert_eq!(vm.read("01:11.2", 0x04) & 0xffff, 0, "and they are still there");
+    assert_eq!(vm.read("01:11.4", 0x04), !0, "those there are");
+    vm.write_word("01:11.2", 0x04, 0x4);
+    let vf = vm.machine().find(bdf("02:10.2")).unwrap();
+    assert_eq!(vm.machine().function(vf).config()[1] & 0xffff, 0x4);
+    assert_eq!(vm.write_word(NIC, CONTROL, 0x0), []);
+    assert_eq!(vm.read("01:11.2", 0x04), !0);
+    // A VF BAR is sized as any other, and moves.
+    for (offset, value) in [(0x24, !0), (0x28, !0)] {
+        vm.write(NIC, SRIOV + offset, value);
+    }
+    assert_eq!([0x24, 0x28].map(|at| vm.read(NIC, SRIOV + at)), [0xffff_c00c, !0]);
+    vm.write(NIC, SRIOV + 0x24, 0x0080_0000);
+    vm.write(NIC, SRIOV + 0x28, 0x10);
+    let moved = enable(&mut vm, 8);
+    assert_eq!(moved[0], "map mem 0x1000800000-0x100081ffff to 0x1001100000-0x100111ffff");
+    assert_eq!(
+        vm.read(NIC, NUM_VFS),
+        0x0008_0008,
+        "it depends on no other function: 01:01.0 is device and function 08h"
+    );
+    assert_eq!(vm.read(NIC, SRIOV + 0x14), 0x0002_0080);
+}
+
+#[test]
+fn a_reset_of_their_physical_function_takes_them_away_and_a_replay_brings_back_their_bars() {
+    let mut vm = followed(machine([adapter("02:00.0")]));
+    let mapped = enable(&mut vm, 8);
+    let control = (0x40..0x100).step_by(4).find(|at| vm.read(NIC, *at) & 0xff == 0x10).unwrap() + 0x08;
+    assert_eq!(vm.write_word(NIC, control, 0xa810).len(), 2, "the windows go away");
+    vm.machine_mut().elapse(core::time::Duration::from_millis(100));
+    assert_eq!(vm.read("01:11.0", 0x04), !0);
+    assert_eq!(vm.read(NIC, CONTROL), 0);
+    for (offset, value) in [(0x24, 0xc), (0x28, 0x10), (0x30, 0x0002_000c), (0x34, 0x10)] {
+        vm.write(NIC, SRIOV + offset, value);
+    }
+    assert_eq!(enable(&mut vm, 8), mapped);
+    let mut machine = vm.machine().clone();
+    assert_eq!(machine.memory_read(0x10_0110_0000, 4), u64::from(signature(0, bdf("02:10.0"), 0, 0)));
+    // In D3hot nothing decodes.
+    let power = (0x40..0x100).step_by(4).find(|at| vm.read(NIC, *at) & 0xff == 0x01).unwrap() + 0x04;
+    assert_eq!(vm.write_word(NIC, power, 3).len(), 2);
+}
+
+#[test]
+fn what_firmware_left_without_an_address_the_planner_places() {
+    let bars = vec![(0, VfBar { kind: MEMORY_64, size: VF_SIZE, address: 0 })];
+    let unassigned = Blueprint::endpoint(bdf("02:00.0"))
+        .bar(0, MEMORY, 0x2_0000, 0xe100_0000)
+        .capability(&Capability::Express(PortType::Endpoint))
+        .extended(&ExtendedCapability::Ari { next: 0 })
+        .extended(&ExtendedCapability::SrIov { total: 8, offset: 0x80, stride: 2, bars });
+    let vm = followed(machine([unassigned]));
+    let function = vm.machine().original(bdf("02:00.0")).unwrap();
+    let config = vm.machine().function(function).config();
+    assert_eq!([config[(0x108 + 0x24) / 4], config[(0x108 + 0x28) / 4]], [0x0100_000c, 0x10]);
+}
+
+#[test]
+fn the_planner_says_what_speaks_against_it() {
+    let one = [follow("02:00.0", NIC)];
+    assert_eq!(
+        findings(machine([adapter("02:00.0")]), &one),
+        ["02:00.0: its 8 Virtual Functions follow, the first at 01:11.0"]
+    );
+    let vfs = |total, offset, size| {
+        let bars = vec![(0, VfBar { kind: MEMORY_64, size, address: 0 })];
+        let nic = Blueprint::endpoint(bdf("02:00.0")).capability(&Capability::Express(PortType::Endpoint));
+        nic.extended(&ExtendedCapability::Ari { next: 0 }).extended(&ExtendedCapability::SrIov {
+            total,
+            offset,
+            stride: 1,
+            bars,
+        })
+    };
+    assert_eq!(
+        findings(machine([vfs(8, 0x180, 0x1000)]), &one),
+        [
+            "02:00.0: its Virtual Function 03:10.0 is not reached: the port above has not its bus, or cannot forward by ARI, or something else is there"
+        ]
+    );
+    assert_eq!(
+        findings(machine([vfs(250, 0x1, 0x1000)]), &one),
+        ["02:00.0: bus 01 of 01:01.0 has no room for 250 Virtual Functions"]
+    );
+    assert_eq!(
+        findings(machine([vfs(8, 0x80, 0x40_0000)]), &one),
+        ["02:00.0: VF BAR 0 has no address on the host, and no window has room for all Virtual Functions"]
+    );
+    assert_eq!(
+        findings(machine([vfs(8, 0, 0x1000)]), &one),
+        [
+            "02:00.0: where its Virtual Functions are, or what they decode, is not known; disable them before the scan, or hide them"
+        ]
+    );
+    let strict = Relocation { policy: Policy::Strict, ..one[0] };
+    assert_eq!(findings(machine([adapter("02:00.0")]), &[strict]), Vec::<String>::new());
+}
+
+/// Two adapters on one bus in the guest's view, one of which has the other's numbers in hardware.
+#[test]
+fn those_of_two_functions_keep_out_of_each_others_way() {
+    let second = Blueprint::endpoint(bdf("03:00.0"))
+        .bar(0, MEMORY, 0x1000, 0xe200_0000)
+        .capability(&Capability::Express(PortType::Endpoint))
+        .extended(&ExtendedCapability::Ari { next: 0 })
+        .extended(&ExtendedCapability::SrIov {
+            total: 8,
+            offset: 0x78,
+            stride: 2,
+            bars: vec![(0, VfBar { kind: MEMORY_64, size: 0x1000, address: 0 })],
+        });
+    let port = Blueprint::port(bdf("00:02.0"), PortType::RootPort, 3..=3, windows(0xe200_0000));
+    let moves = [follow("02:00.0", NIC), follow("03:00.0", "01:02.0")];
+    assert_eq!(
+        findings(machine([adapter("02:00.0"), port, second]), &moves),
+        [
+            "02:00.0: its 8 Virtual Functions follow, the first at 01:11.0",
+            "03:00.0: its 8 Virtual Functions follow, the first at 01:02.1"
+        ]
+    );
+}
+
+#[test]
+fn every_page_of_theirs_is_trapped() {
+    let vm = followed(machine([adapter("02:00.0")]));
+    let traps: Vec<_> = vm.remapper().traps().collect();
+    for function in virtual_functions(NIC, 8).into_iter().chain(virtual_functions("02:00.0", 8)) {
+        assert!(traps.iter().any(|range| (range.first.0..=range.last.0).contains(&function)), "{function}");
     }
 }

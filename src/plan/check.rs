@@ -2,6 +2,7 @@
 
 use super::finding::{Cause, Evidence, Finding};
 use super::placement::{Place, Places, has_page_to_itself, is_reached};
+use super::virtual_functions::{MAX_FOLLOWED, VirtualFunctions};
 use super::{IoBars, Plan, Relocation};
 use crate::access::Dword;
 use crate::address::{Bdf, Guest, Host};
@@ -13,7 +14,7 @@ use crate::topology::{Bar, Function};
 
 type MoveCheck = fn(&Plan<'_>, Relocation, &Function) -> Option<Finding>;
 
-const MOVE_CHECKS: [MoveCheck; 14] = [
+const MOVE_CHECKS: [MoveCheck; 15] = [
     address_occupied,
     no_way_to_the_bus,
     bridge_is_gone,
@@ -24,6 +25,7 @@ const MOVE_CHECKS: [MoveCheck; 14] = [
     fixed_addresses,
     broken_list,
     sriov_hidden,
+    too_many_followed,
     root_window_unknown,
     leaves_siblings,
     leaves_addresses,
@@ -54,7 +56,14 @@ pub(super) fn findings(plan: &Plan<'_>, places: Places) -> impl Iterator<Item = 
     let left_behind = leaving.flat_map(move |host| {
         (1..=SIBLINGS).filter_map(move |number| sibling_left_behind(plan, host, u8::try_from(number).ok()?))
     });
-    checks.chain(left_behind)
+    let followed = plan.virtual_functions(&places);
+    let followed = (0..MAX_FOLLOWED).filter_map(move |nth| followed.get(nth).copied()).map(|found| match found {
+        Ok(VirtualFunctions { physical, count, guest, .. }) => {
+            Finding { function: physical, cause: Cause::VfsFollow(count, guest.map(|all| all.nth(0))), evidence: None }
+        }
+        Err((function, cause)) => Finding { function, cause, evidence: None },
+    });
+    checks.chain(left_behind).chain(followed)
 }
 
 fn finding(function: &Function, cause: Cause) -> Finding {
@@ -148,8 +157,17 @@ fn broken_list(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Findi
     function.list_fault().map(|fault| finding(function, Cause::BrokenList(fault)))
 }
 
-fn sriov_hidden(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Finding> {
-    function.sriov().map(|sriov| finding(function, Cause::SrIovHidden(sriov.total_vfs)))
+fn sriov_hidden(_: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let hidden = function.sriov().filter(|_| relocation.followed(function).is_none());
+    hidden.map(|sriov| finding(function, Cause::SrIovHidden(sriov.total_vfs)))
+}
+
+fn too_many_followed(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    relocation.followed(function)?;
+    let earlier = plan.relocations().iter().take_while(|other| other.host != relocation.host);
+    let followed = earlier
+        .filter(|other| plan.host().function(other.host).is_some_and(|function| other.followed(function).is_some()));
+    (followed.count() >= MAX_FOLLOWED).then(|| finding(function, Cause::TooManyFollowed))
 }
 
 fn root_window_unknown(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {

@@ -6,7 +6,7 @@ use super::Way;
 use crate::access::Dword;
 use crate::address::{Bdf, Guest, Host};
 use crate::delta::Space;
-use crate::topology::{ListFault, ROM};
+use crate::topology::{ListFault, ROM, VF_BAR};
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,6 +98,17 @@ pub enum Cause {
     BarGrown(usize, u64),
     /// Virtual Functions do not follow; the capability is hidden.
     SrIovHidden(u16),
+    /// So many Virtual Functions follow, and this is where the guest finds the first.
+    VfsFollow(u16, Guest<Bdf>),
+    /// What Virtual Functions decode or where they are is not known: they were enabled when the topology was made, it does
+    /// not have their sizes, or their addresses depend on how many there are.
+    VfsUnknown,
+    /// Requests do not reach a Virtual Function, or reach something else.
+    VfsUnreached(Host<Bdf>),
+    /// The bus of the guest address has not enough device and function numbers for so many Virtual Functions.
+    NoAddressesForVfs(u16, Guest<Bdf>),
+    /// More than [`MAX_FOLLOWED`](super::MAX_FOLLOWED) functions whose Virtual Functions shall follow.
+    TooManyFollowed,
 }
 
 impl Finding {
@@ -116,7 +127,12 @@ impl Finding {
             | Cause::FixedAddresses
             | Cause::BrokenList(_)
             | Cause::NoWindow(..)
-            | Cause::NoRoom(..) => Grade::Error,
+            | Cause::NoRoom(..)
+            | Cause::VfsUnknown
+            | Cause::VfsUnreached(_)
+            | Cause::NoAddressesForVfs(..)
+            | Cause::TooManyFollowed => Grade::Error,
+            Cause::BarUnassigned(bar) if bar >= VF_BAR => Grade::Error,
             Cause::BarUnassigned(_)
             | Cause::BarUnreached(_)
             | Cause::IoBarHidden(_)
@@ -129,7 +145,8 @@ impl Finding {
             | Cause::RootWindowUnknown(_)
             | Cause::BarTrapped(..)
             | Cause::BarGrown(..)
-            | Cause::SrIovHidden(_) => Grade::Info,
+            | Cause::SrIovHidden(_)
+            | Cause::VfsFollow(..) => Grade::Info,
         }
     }
 }
@@ -159,11 +176,18 @@ struct BarName(usize);
 
 impl fmt::Display for BarName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == ROM { f.write_str("the Expansion ROM") } else { write!(f, "BAR {}", self.0) }
+        match self.0 {
+            ROM => f.write_str("the Expansion ROM"),
+            number => match number.checked_sub(VF_BAR) {
+                Some(number) => write!(f, "VF BAR {number}"),
+                None => write!(f, "BAR {number}"),
+            },
+        }
     }
 }
 
 impl fmt::Display for Cause {
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::AddressOccupied(guest) => write!(f, "{guest} is occupied; move or hide the function that is there"),
@@ -234,7 +258,6 @@ impl fmt::Display for Cause {
                 f.write_str("it decodes fixed addresses (Enhanced Allocation), which cannot be moved")
             }
             Self::BrokenList(fault) => write!(f, "{fault}"),
-            Self::BarUnassigned(bar) => write!(f, "{} has no address on the host and is not shown", BarName(bar)),
             Self::BarUnreached(bar) => {
                 write!(f, "{} has an address its bridges do not forward, and is not shown", BarName(bar))
             }
@@ -254,6 +277,26 @@ impl fmt::Display for Cause {
                 write!(f, "{} has {size:#x} bytes of a page that holds more; accesses are trapped", BarName(bar))
             }
             Self::BarGrown(bar, size) => write!(f, "{} has {size:#x} bytes and is shown as a whole page", BarName(bar)),
+            Self::BarUnassigned(bar) if bar >= VF_BAR => {
+                write!(f, "{} has no address on the host, and no window has room for all Virtual Functions", BarName(bar))
+            }
+            Self::BarUnassigned(bar) => write!(f, "{} has no address on the host and is not shown", BarName(bar)),
+            Self::VfsFollow(vfs, guest) => write!(f, "its {vfs} Virtual Functions follow, the first at {guest}"),
+            Self::VfsUnknown => f.write_str(
+                "where its Virtual Functions are, or what they decode, is not known; disable them before the scan, or hide them",
+            ),
+            Self::VfsUnreached(vf) => write!(
+                f,
+                "its Virtual Function {vf} is not reached: the port above has not its bus, or cannot forward by ARI, or something else is there"
+            ),
+            Self::NoAddressesForVfs(vfs, guest) => {
+                write!(f, "bus {:02x} of {guest} has no room for {vfs} Virtual Functions", guest.0.bus())
+            }
+            Self::TooManyFollowed => write!(
+                f,
+                "the Virtual Functions of at most {} functions follow; hide those of others",
+                super::MAX_FOLLOWED
+            ),
             Self::SrIovHidden(vfs) => write!(f, "its {vfs} Virtual Functions do not follow; SR-IOV is hidden"),
         }
     }

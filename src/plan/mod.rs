@@ -9,13 +9,16 @@ mod placement;
 mod ports;
 mod relocation;
 mod vacated;
+mod virtual_functions;
 mod way;
 
 pub use finding::{Cause, Evidence, Finding, Grade};
 pub(crate) use placement::{Place, Places, guest_address, has_page_to_itself, is_reached, shown_size};
 pub(crate) use ports::{Port, Role};
-pub use relocation::{ErrorReporting, InterruptPin, IoBars, MsixTable, Placement, Policy, Relocation};
+pub use relocation::{ErrorReporting, InterruptPin, IoBars, MsixTable, Placement, Policy, Relocation, Vfs};
 pub use vacated::Vacated;
+pub use virtual_functions::MAX_FOLLOWED;
+pub(crate) use virtual_functions::{Addresses, VirtualFunctions};
 pub use way::Way;
 
 use heapless::Vec;

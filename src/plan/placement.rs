@@ -69,42 +69,12 @@ impl Places {
     }
 
     fn place(&self, plan: &Plan<'_>, relocation: Relocation, bar: &Bar) -> Place {
-        let bus = relocation.guest.0.bus();
-        let mut any = false;
-        for window in windows(plan, bus, bar.kind()) {
-            any = true;
-            if let Some(at) = self.lowest_fit(plan, bus, bar, window) {
-                return Place::At(at);
-            }
-        }
-        // Whoever tells windows tells all of them: a root bus without one has none. A bus nothing leads to is found wrong
-        // for that alone.
-        let knows_all = plan.host().is_root_bus(bus) && plan.host().knows_root_windows();
-        let nothing_known = plan.host().bridge_to(bus).is_none() && !knows_all;
-        match any {
-            true => Place::NoRoom,
-            false if nothing_known => Place::Unknown,
-            false => Place::NoWindow,
-        }
-    }
-
-    fn lowest_fit(&self, plan: &Plan<'_>, bus: u8, bar: &Bar, window: Span) -> Option<u64> {
-        let size = shown_size(bar);
-        let mut at = align_up(window.start().max(1), size)?;
-        loop {
-            let span = Span::new(at, size)?;
-            if !window.covers(span) {
-                return None;
-            }
-            match self.obstacle(plan, bus, bar.space(), span) {
-                Some(obstacle) => at = align_up(obstacle.last().checked_add(1)?, size)?,
-                None => return Some(at),
-            }
-        }
+        let (bus, size) = (relocation.guest.0.bus(), shown_size(bar));
+        find_fit(plan, bus, bar.kind(), size, size, |span| self.obstacle(plan, bus, bar.space(), span))
     }
 
     /// Something on the bus that has addresses in the span already.
-    fn obstacle(&self, plan: &Plan<'_>, bus: u8, space: Space, span: Span) -> Option<Span> {
+    pub(super) fn obstacle(&self, plan: &Plan<'_>, bus: u8, space: Space, span: Span) -> Option<Span> {
         let host = plan.host();
         let staying = host.bus(bus).filter(|function| plan.stays(function.bdf()));
         let bars = staying.clone().flat_map(Function::bars).filter(|bar| bar.space() == space).filter_map(Bar::span);
@@ -163,8 +133,50 @@ pub(crate) fn is_reached(plan: &Plan<'_>, function: Host<Bdf>, bar: &Bar) -> boo
     true
 }
 
+/// A place on a bus for `size` bytes of a kind.
+pub(super) fn find_fit(
+    plan: &Plan<'_>,
+    bus: u8,
+    kind: BarKind,
+    size: u64,
+    align: u64,
+    obstacle: impl Fn(Span) -> Option<Span>,
+) -> Place {
+    let mut any = false;
+    for window in windows(plan, bus, kind) {
+        any = true;
+        if let Some(at) = lowest_fit(window, size, align, &obstacle) {
+            return Place::At(at);
+        }
+    }
+    // Whoever tells windows tells all of them: a root bus without one has none. A bus nothing leads to is found wrong
+    // for that alone.
+    let knows_all = plan.host().is_root_bus(bus) && plan.host().knows_root_windows();
+    let nothing_known = plan.host().bridge_to(bus).is_none() && !knows_all;
+    match any {
+        true => Place::NoRoom,
+        false if nothing_known => Place::Unknown,
+        false => Place::NoWindow,
+    }
+}
+
+/// The lowest place in a window where there is no obstacle; `align` is a power of two.
+pub(super) fn lowest_fit(window: Span, size: u64, align: u64, obstacle: impl Fn(Span) -> Option<Span>) -> Option<u64> {
+    let mut at = align_up(window.start().max(1), align)?;
+    loop {
+        let span = Span::new(at, size)?;
+        if !window.covers(span) {
+            return None;
+        }
+        match obstacle(span) {
+            Some(obstacle) => at = align_up(obstacle.last().checked_add(1)?, align)?,
+            None => return Some(at),
+        }
+    }
+}
+
 /// The windows that lead to a bus and take this kind of BAR, best first, cut to what its register can hold.
-fn windows(plan: &Plan<'_>, bus: u8, kind: BarKind) -> impl Iterator<Item = Span> {
+pub(super) fn windows(plan: &Plan<'_>, bus: u8, kind: BarKind) -> impl Iterator<Item = Span> {
     let space = if kind.is_memory() { Space::Memory } else { Space::Io };
     let bridge = plan.host().bridge_to(bus).and_then(Function::bridge);
     let behind_bridge = bridge.map_or([None, None], |bridge| match space {

@@ -64,6 +64,18 @@ pub enum InterruptPin {
     IntD = 4,
 }
 
+/// What becomes of the Virtual Functions of a moved function (SR-IOV).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum Vfs {
+    /// The guest finds no SR-IOV.
+    #[default]
+    Hide,
+    /// They move with it: the guest enables them, finds them at addresses on the bus of its Physical Function, and places
+    /// their memory. [`Policy::Strict`] hides them all the same, as nobody knows what their registers do.
+    Follow,
+}
+
 /// How much of a moved function the guest is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
@@ -95,13 +107,16 @@ pub struct Relocation {
     /// The pin to show. INTx is routed by the real place of the function, which the guest does not know: choose the
     /// pin whose routing at the guest's place ends at the same interrupt. With `None` it shows no pin and uses MSI.
     pub interrupt_pin: Option<InterruptPin>,
+    /// What becomes of its Virtual Functions.
+    pub vfs: Vfs,
     /// How much of it the guest is given.
     pub policy: Policy,
 }
 
 impl Relocation {
     /// A move with the defaults: the guest places the BARs, I/O ports are forwarded, the MSI-X Table is mapped, errors
-    /// are reported as firmware chose, no interrupt pin is shown, and capabilities nobody knows are.
+    /// are reported as firmware chose, no interrupt pin is shown, Virtual Functions are hidden, and capabilities nobody
+    /// knows are shown.
     pub const fn new(host: Host<Bdf>, guest: Guest<Bdf>) -> Self {
         Self {
             host,
@@ -111,6 +126,7 @@ impl Relocation {
             msix_table: MsixTable::Direct,
             errors: ErrorReporting::Keep,
             interrupt_pin: None,
+            vfs: Vfs::Hide,
             policy: Policy::Transparent,
         }
     }

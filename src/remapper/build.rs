@@ -18,6 +18,7 @@ impl<const F: usize> Remapper<F> {
         self.pending.clear();
         self.reserved.clear();
         self.roots.clear();
+        self.followed.clear();
         self.forgetful = 0;
         self.events = Events::new();
     }
@@ -29,6 +30,7 @@ impl<const F: usize> Remapper<F> {
         self.add_hidden(plan)?;
         self.add_inert(plan)?;
         self.add_ports(plan)?;
+        self.add_virtual_functions(plan)?;
         self.leave_links_alone(plan)?;
         self.chain_functions(plan)?;
         self.set_multi_function_bits(plan)?;
@@ -61,6 +63,12 @@ impl<const F: usize> Remapper<F> {
         let leaving = plan.relocations().iter().map(|relocation| relocation.host).chain(plan.hidden().iter().copied());
         for Host(host) in leaving {
             self.set(Guest(host), Entry::Absent)?;
+        }
+        // Virtual Functions are not there yet, and never where hardware has them.
+        for found in plan.virtual_functions(&Places::find(plan)).iter().flatten() {
+            for place in found.host.0.all(found.count).chain(found.guest.0.all(found.count)) {
+                self.set(Guest(place), Entry::Absent)?;
+            }
         }
         Ok(())
     }
@@ -145,7 +153,7 @@ impl<const F: usize> Remapper<F> {
     }
 
     /// A function that stays where it is, touched from now on.
-    fn staying(&mut self, function: &Function) -> Result<usize, PlanError> {
+    pub(super) fn staying(&mut self, function: &Function) -> Result<usize, PlanError> {
         match self.index.entry(Guest(function.bdf().0)) {
             Entry::Touched(index) => Ok(index),
             _ => self.add(Touched::staying(function)),
@@ -203,7 +211,7 @@ impl<const F: usize> Remapper<F> {
         Ok(())
     }
 
-    fn add(&mut self, touched: Touched) -> Result<usize, PlanError> {
+    pub(super) fn add(&mut self, touched: Touched) -> Result<usize, PlanError> {
         let index = self.functions.len();
         let too_few = PlanError::TooFewFunctions(Host(touched.host), F.min(MAX_FUNCTIONS));
         let guest = touched.guest;

@@ -23,8 +23,9 @@ pub struct Explanation {
 pub enum Found {
     /// What the hardware has there: the access is passed through.
     Untouched,
-    /// What the hardware has on a bus of another number, as the guest numbers buses itself.
-    Renumbered(Host<Bdf>),
+    /// What the hardware has at another address: on a bus of another number, as the guest numbers buses itself, or a
+    /// Virtual Function of a function that moved.
+    Elsewhere(Host<Bdf>),
     /// Nothing.
     Nothing(Absence),
     /// A function the plan touches.
@@ -74,7 +75,7 @@ impl<const F: usize> Remapper<F> {
         let function = access.map(Access::function);
         let found = match self.index.entry(function) {
             Entry::Plain => Found::Untouched,
-            Entry::OnBus(bus) => Found::Renumbered(Host(function.0.on_bus(bus))),
+            Entry::Elsewhere => Found::Elsewhere(self.elsewhere(function)),
             Entry::Absent => Found::Nothing(self.absence(function)),
             Entry::Touched(index) => {
                 self.functions.get(index).map_or(Found::Untouched, |touched| touched.explain(access.0))
@@ -117,7 +118,10 @@ impl fmt::Display for Explanation {
         write!(f, "{access}: ")?;
         match self.found {
             Found::Untouched => f.write_str("passed through, as the plan does not touch the function"),
-            Found::Renumbered(host) => write!(f, "passed on to {host}, as the guest numbers buses itself"),
+            Found::Elsewhere(host) => write!(
+                f,
+                "passed on to {host}: the guest numbers buses itself, or it is a Virtual Function that follows"
+            ),
             Found::Nothing(absence) => write!(f, "nothing: {absence}"),
             Found::Function { host, register, is_replay_due } => {
                 write!(f, "of {host}")?;

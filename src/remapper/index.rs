@@ -14,12 +14,12 @@ pub(super) enum Entry {
     Absent,
     /// The touched function with this index.
     Touched(usize),
-    /// What the hardware has on another bus, at the same device and function number.
-    OnBus(u8),
+    /// What the hardware has at another address: on a bus of another number, or a Virtual Function.
+    Elsewhere,
 }
 
 /// Most functions an [`Index`] tells apart.
-pub(super) const MAX_FUNCTIONS: usize = ABSENT as usize;
+pub(super) const MAX_FUNCTIONS: usize = VIRTUAL as usize;
 
 /// The guest addresses a plan touches, on at most `B` buses.
 #[derive(Debug, Clone)]
@@ -45,10 +45,11 @@ struct Bus {
 const NOWHERE: u8 = u8::MAX;
 
 /// Codes that are no index of a touched function: what the hardware has there; the same, on a bus the guest knows by
-/// another number; nothing.
+/// another number; nothing; a Virtual Function.
 const PLAIN: u8 = 255;
 const RENAMED: u8 = 254;
 const ABSENT: u8 = 253;
+const VIRTUAL: u8 = 252;
 
 impl<const B: usize> Index<B> {
     pub(super) const fn new() -> Self {
@@ -70,9 +71,9 @@ impl<const B: usize> Index<B> {
         };
         match codes.get(usize::from(function.0.devfn())).copied().unwrap_or(PLAIN) {
             PLAIN => Entry::Plain,
-            index if index < ABSENT => Entry::Touched(index.into()),
+            index if index < VIRTUAL => Entry::Touched(index.into()),
             ABSENT => Entry::Absent,
-            _ => self.on_host_bus(way),
+            _ => Entry::Elsewhere,
         }
     }
 
@@ -90,9 +91,9 @@ impl<const B: usize> Index<B> {
         let place = self.touch(bus)?;
         let code = match entry {
             Entry::Plain => PLAIN,
-            Entry::OnBus(_) => RENAMED,
+            Entry::Elsewhere => VIRTUAL,
             Entry::Absent => ABSENT,
-            Entry::Touched(index) => u8::try_from(index).ok().filter(|index| *index < ABSENT).ok_or(bus)?,
+            Entry::Touched(index) => u8::try_from(index).ok().filter(|index| *index < VIRTUAL).ok_or(bus)?,
         };
         let codes = self.codes.get_mut(place).ok_or(bus)?;
         *codes.get_mut(usize::from(function.0.devfn())).ok_or(bus)? = code;
@@ -159,7 +160,12 @@ impl<const B: usize> Index<B> {
         for (Bus { host, range: _ }, codes) in buses.iter().zip(codes) {
             fingerprint.add(*host);
             for code in codes {
-                fingerprint.add_byte(if *code == RENAMED { PLAIN } else { *code });
+                fingerprint.add_byte(match *code {
+                    RENAMED => PLAIN,
+                    // Which Virtual Functions there are follows from registers.
+                    VIRTUAL => ABSENT,
+                    code => code,
+                });
             }
         }
     }
@@ -178,10 +184,5 @@ impl<const B: usize> Index<B> {
     #[inline]
     fn way(&self, bus: u8) -> u8 {
         self.ways.get(usize::from(bus)).copied().unwrap_or(0)
-    }
-
-    #[cold]
-    fn on_host_bus(&self, way: u8) -> Entry {
-        self.buses.get(usize::from(way).wrapping_sub(1)).map_or(Entry::Plain, |bus| Entry::OnBus(bus.host))
     }
 }

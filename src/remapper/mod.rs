@@ -20,6 +20,7 @@ mod routing;
 mod rule;
 mod state;
 mod touched;
+mod virtual_functions;
 mod window;
 
 pub use event::{Event, EventCounts};
@@ -34,15 +35,16 @@ use heapless::Vec;
 use self::area::{Areas, Range, Reach};
 use self::event::Events;
 use self::index::{Entry, Index};
-use self::pending::Pending;
-use self::rule::Effect;
+use self::pending::{Due, Pending};
+use self::rule::{Effect, Rules};
 use self::touched::{Touched, low};
+use self::virtual_functions::Followed;
 use self::window::Window;
 use crate::access::{Access, Dword};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{HostWrite, ReadDecision, Splice, WriteDecision};
 use crate::delta::Space;
-use crate::plan::MAX_RESERVED;
+use crate::plan::{MAX_FOLLOWED, MAX_RESERVED};
 use crate::spec::header::{self, Command};
 use crate::spec::{power_management, type1};
 use crate::topology::MAX_ROOT_WINDOWS;
@@ -54,7 +56,8 @@ use crate::topology::MAX_ROOT_WINDOWS;
 /// cause an error.
 ///
 /// `F` counts moved and hidden functions, the ports they left or went behind, and first functions of devices whose
-/// number of functions changes; 5 is enough for one move, 253 is the most.
+/// number of functions changes; 5 is enough for one move, 252 is the most. Virtual Functions
+/// that follow count as one for each Physical Function.
 #[derive(Debug, Clone)]
 pub struct Remapper<const F: usize> {
     index: Index<F>,
@@ -67,6 +70,7 @@ pub struct Remapper<const F: usize> {
     reserved: Vec<Guest<Span>, MAX_RESERVED>,
     /// Where bus numbers are virtual: the root buses.
     roots: Vec<u8, MAX_ROOT_WINDOWS>,
+    followed: Vec<Followed, MAX_FOLLOWED>,
     /// Number of functions that have forgotten something.
     forgetful: usize,
     /// Number of resets there were; it wraps.
@@ -110,6 +114,7 @@ impl<const F: usize> Remapper<F> {
             pending: Pending::new(),
             reserved: Vec::new(),
             roots: Vec::new(),
+            followed: Vec::new(),
             forgetful: 0,
             resets: 0,
             events: Events::new(),
@@ -123,10 +128,7 @@ impl<const F: usize> Remapper<F> {
         match self.index.entry(Guest(access.function())) {
             Entry::Plain => ReadDecision::Passthrough,
             Entry::Absent => ReadDecision::Hide,
-            Entry::OnBus(bus) => {
-                let to = Host(access.of(access.function().on_bus(bus)));
-                ReadDecision::Redirect { to, splice: Splice::HARDWARE }
-            }
+            Entry::Elsewhere => self.read_elsewhere(access),
             Entry::Touched(index) => match self.functions.get(index) {
                 Some(touched) => touched.read(access),
                 None => ReadDecision::Passthrough,
@@ -184,6 +186,12 @@ impl<const F: usize> Remapper<F> {
         }
     }
 
+    #[cold]
+    fn read_elsewhere(&self, access: Access) -> ReadDecision {
+        let to = self.elsewhere(Guest(access.function())).map(|function| access.of(function));
+        ReadDecision::Redirect { to, splice: Splice::HARDWARE }
+    }
+
     #[inline(never)]
     fn decide_write(&mut self, access: Access, value: u32) -> WriteDecision {
         // The code of what is not touched is no index.
@@ -199,7 +207,10 @@ impl<const F: usize> Remapper<F> {
         match self.index.entry(Guest(access.function())) {
             Entry::Plain | Entry::Touched(_) => WriteDecision::Passthrough,
             Entry::Absent => self.write_to_nothing(access),
-            Entry::OnBus(bus) => WriteDecision::Redirect { to: Host(access.of(access.function().on_bus(bus))), value },
+            Entry::Elsewhere => {
+                let to = self.elsewhere(Guest(access.function())).map(|function| access.of(function));
+                WriteDecision::Redirect { to, value }
+            }
         }
     }
 
@@ -227,6 +238,7 @@ impl<const F: usize> Remapper<F> {
         match rule.effect {
             Effect::Decoding if changed != 0 => self.settle(index),
             Effect::Placing if changed != 0 && touched.is_decoding => self.settle(index),
+            Effect::VirtualFunctions if changed != 0 => self.settle_virtual_functions(index),
             Effect::BusNumbers if changed != 0 => self.renumber(),
             Effect::Guard if changed != 0 => self.note_guard(access, changed),
             effect @ (Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset) => {
@@ -273,6 +285,13 @@ impl<const F: usize> Remapper<F> {
         let Some(touched) = self.functions.get_mut(index) else { return };
         let before = touched.reach;
         let meets_itself = touched.claim();
+        self.settle_claims(index, before, meets_itself);
+    }
+
+    /// The same, once the windows of a function claim other places than before.
+    #[inline]
+    fn settle_claims(&mut self, index: usize, before: Reach, meets_itself: bool) {
+        let Some(touched) = self.functions.get(index) else { return };
         let after = touched.reach;
         let meets_others = self.areas.leave(before) | self.areas.enter(after);
         let meets_reserved = self.reserved.iter().any(|Guest(reserved)| after.memory.meets((*reserved).into()));
@@ -361,22 +380,21 @@ impl Touched {
         let is_there = self.power.is_awake() && !self.has_forgotten;
         let command = if is_there { self.rules.shadow(header::COMMAND) } else { 0 };
         self.is_decoding = command & u32::from((Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE).bits()) != 0;
-        let mut memory = Range::NONE;
-        let mut meets_itself = false;
         let mut due = self.due.but_windows();
-        for (number, window) in (0..).zip(&mut self.windows) {
-            window.claim = window.claim_of(&self.rules, command);
-            window.want(true);
-            due.add_window(number, window);
-            // All parts of a BAR claim it together.
-            if let Some(span) = window.claimed().filter(|_| window.offset == 0 && window.kind.is_memory()) {
-                meets_itself |= memory.add(span);
-            }
-        }
+        let (memory, mut meets_itself) = claim(&mut self.windows, &mut due, &self.rules, command);
         self.reach = Reach { memory, io: Range::NONE };
         if command & low(Command::IO_SPACE_ENABLE) != 0 {
             meets_itself |= self.claim_ports();
         }
+        self.due = due;
+        meets_itself
+    }
+
+    /// The same for windows of memory whose registers are another function's.
+    fn claim_by(&mut self, rules: &Rules, command: u32) -> bool {
+        let mut due = self.due.but_windows();
+        let (memory, meets_itself) = claim(&mut self.windows, &mut due, rules, command);
+        self.reach = Reach { memory, io: Range::NONE };
         self.due = due;
         meets_itself
     }
@@ -388,12 +406,31 @@ impl Touched {
     }
 }
 
+/// Takes over from registers where windows shall be: the memory they claim, and whether two of them may meet there.
+#[inline]
+fn claim(windows: &mut [Window], due: &mut Due, rules: &Rules, command: u32) -> (Range, bool) {
+    let mut memory = Range::NONE;
+    let mut meets_itself = false;
+    for (number, window) in (0..).zip(windows) {
+        window.claim = window.claim_of(rules, command);
+        window.want(true);
+        due.add_window(number, window);
+        // All parts of a BAR claim it together.
+        if let Some(span) = window.claimed().filter(|_| window.offset == 0 && window.kind.is_memory()) {
+            meets_itself |= memory.add(span);
+        }
+    }
+    (memory, meets_itself)
+}
+
 /// What the remapper makes of functions, to be shown to people.
 impl<const F: usize> Remapper<F> {
     /// Number of functions the guest finds elsewhere, or that answer differently than the hardware.
     pub fn touched_functions(&self) -> impl Iterator<Item = (Host<Bdf>, Option<Guest<Bdf>>)> {
-        let touched = self.functions.iter().filter(|touched| !touched.is_inert);
-        touched.map(|touched| (Host(touched.host), touched.guest.map(Guest)))
+        let touched = self.functions.iter().enumerate();
+        let touched =
+            touched.filter(|(index, touched)| !touched.is_inert && !self.stands_for_virtual_functions(*index));
+        touched.map(|(_, touched)| (Host(touched.host), touched.guest.map(Guest)))
     }
 
     /// The registers of a touched function that are not the hardware's alone, and the bits of each that still are.

@@ -44,8 +44,12 @@ impl Touched {
         let hidden = Reason::HiddenCapability;
         hide_capabilities(rules, hidden, function, |id| is_hidden(relocation, id))?;
         let names_next = plan.next_in_chain(relocation.guest).is_some();
-        let is_hidden_extended =
-            |id| is_hidden_extended(relocation, id) && !(names_next && id == ExtendedCapabilityId::ARI);
+        let follow = relocation.followed(function).is_some();
+        let is_hidden_extended = |id| match id {
+            ExtendedCapabilityId::ARI if names_next => false,
+            ExtendedCapabilityId::SR_IOV if follow => false,
+            id => is_hidden_extended(relocation, id),
+        };
         hide_extended_capabilities(rules, hidden, function, is_hidden_extended)?;
         if relocation.policy == Policy::Strict {
             let is_shown = |id| !is_hidden(relocation, id);

@@ -67,6 +67,8 @@ pub enum Reason {
     ResetBehind,
     /// Secondary Bus Reset of a port nothing is wired behind.
     BusReset,
+    /// Virtual Functions that follow.
+    VirtualFunctions,
     /// Bus numbers that are the guest's alone.
     BusNumbers,
 }
@@ -192,6 +194,10 @@ impl fmt::Display for Reason {
             Self::ResetBehind => {
                 "a reset of what is wired behind the bridge is noticed, as moved functions there forget their BARs in it \
                  (7.5.1.3.13, 7.5.3.7, 7.5.3.10; Linux's pci_reset_secondary_bus, pciehp_power_off_slot)"
+            }
+            Self::VirtualFunctions => {
+                "Virtual Functions are where the guest finds them, and their memory where it puts it; the real ones stay \
+                 (9.3.3; Linux's sriov_enable, pci_iov_add_virtfn)"
             }
             Self::BusReset => {
                 "a reset of this bus is made where the functions found there are wired (7.5.1.3.13; Linux's \

@@ -157,7 +157,10 @@ impl<const F: usize> Remapper<F> {
         };
         match (is_reset, effect) {
             (true, _) => self.forget(index),
-            (false, Effect::PowerState) => self.settle(index),
+            (false, Effect::PowerState) => {
+                self.settle(index);
+                self.settle_virtual_functions(index);
+            }
             (false, _) => {}
         }
     }
@@ -174,6 +177,7 @@ impl<const F: usize> Remapper<F> {
         touched.power.state = 0;
         touched.rules.forget_placement();
         self.settle(index);
+        self.settle_virtual_functions(index);
     }
 
     /// Hardware is being given back what the function forgot.
@@ -182,6 +186,7 @@ impl<const F: usize> Remapper<F> {
             touched.has_forgotten = false;
             self.forgetful = self.forgetful.saturating_sub(1);
             self.settle(index);
+            self.settle_virtual_functions(index);
         }
     }
 }
@@ -239,7 +244,7 @@ impl Rules {
     /// BARs and decode enables are zero after a reset.
     fn forget_placement(&mut self) {
         self.change_all(|rule| {
-            if matches!(rule.effect, Effect::Decoding | Effect::Placing) {
+            if matches!(rule.effect, Effect::Decoding | Effect::Placing | Effect::VirtualFunctions) {
                 rule.shadow &= !rule.writable;
             }
         });

@@ -15,7 +15,7 @@ impl<const F: usize> Remapper<F> {
         match self.index.entry(guest) {
             Entry::Plain => None,
             Entry::Absent => Some(None),
-            Entry::OnBus(bus) => Some(Some(Host(guest.0.on_bus(bus)))),
+            Entry::Elsewhere => Some(Some(self.elsewhere(guest))),
             Entry::Touched(index) => {
                 let touched = self.functions.get(index).filter(|touched| !touched.is_inert);
                 Some(touched.map(|touched| Host(touched.host)))
@@ -26,7 +26,11 @@ impl<const F: usize> Remapper<F> {
     /// Where the guest finds a function of the host, by the bus numbers it uses now; `None` when it does not.
     pub fn to_guest(&self, host: Host<Bdf>) -> Option<Guest<Bdf>> {
         let touched = self.functions.iter().find(|touched| touched.host == host.0 && !touched.is_inert);
-        let place = touched.map_or(Some(host.0), |touched| touched.guest)?;
+        let place = match (touched, self.virtual_to_guest(host)) {
+            (Some(touched), _) => touched.guest?,
+            (None, Some(Guest(virtual_function))) => virtual_function,
+            (None, None) => host.0,
+        };
         let guest = Guest(place.on_bus(self.index.number_of(place.bus())?));
         let found = self.to_host(guest).unwrap_or(Some(Host(guest.0)));
         if found == Some(host) { Some(guest) } else { None }

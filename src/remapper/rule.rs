@@ -20,6 +20,8 @@ pub(super) enum Effect {
     Decoding,
     /// Which bus the bridge leads to may have changed.
     BusNumbers,
+    /// Which Virtual Functions there are, or where they decode, may have changed.
+    VirtualFunctions,
     /// Where the function decodes may have changed. It matters while it does.
     Placing,
     /// Initiate Function Level Reset in Device Control may have been written.

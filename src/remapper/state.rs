@@ -146,6 +146,9 @@ impl<const F: usize> Remapper<F> {
         for index in 0..self.functions.len() {
             self.settle(index);
         }
+        for index in 0..self.functions.len() {
+            self.settle_virtual_functions(index);
+        }
         Ok(())
     }
 
@@ -160,6 +163,7 @@ impl<const F: usize> Remapper<F> {
             functions,
             reserved,
             roots,
+            followed,
             // They follow from the functions' state.
             areas: _,
             pending: _,
@@ -180,6 +184,10 @@ impl<const F: usize> Remapper<F> {
             fingerprint.add_span(*span);
         }
         fingerprint.add_bytes(roots);
+        fingerprint.add_count(followed.len());
+        for followed in followed {
+            followed.identify(&mut fingerprint);
+        }
         fingerprint.0
     }
 }

@@ -60,10 +60,11 @@ pub(super) struct Setting {
     pub(super) value: u32,
 }
 
-/// Command, payload size, and a control each of power, link, slot, root, errors and containment.
-const MAX_PREPARATIONS: usize = 8;
-/// Of a Type 0 function: seven BARs, Command, four controls. Of a bridge: three BARs, Command, eight of routing.
-const MAX_RESTORES: usize = 16;
+/// Command, payload size, and six VF BARs, or a control each of power, link, slot, root, errors, containment and ARI.
+const MAX_PREPARATIONS: usize = 9;
+/// Of a Type 0 function: seven BARs, Command, four controls; six VF BARs, System Page Size and SR-IOV Control. Of a
+/// bridge: three BARs, Command, eight of routing.
+const MAX_RESTORES: usize = 20;
 
 impl Setting {
     pub(super) fn of(self, function: Bdf) -> HostWrite {
@@ -153,13 +154,25 @@ impl Touched {
         trapped: Trapped,
         is_shown: bool,
     ) {
-        let (kind, size) = (bar.kind(), shown_size(bar));
         let dword = bar.dword(function.header_type());
         let enable = match bar.space() {
             _ if !is_shown => Command::empty(),
             Space::Memory => Command::MEMORY_SPACE_ENABLE,
             Space::Io => Command::IO_SPACE_ENABLE,
         };
+        self.add_parts(bar.kind(), dword, shown_size(bar), host, trapped, enable);
+    }
+
+    /// Adds the windows of one BAR register, each for what is mapped in one way.
+    pub(super) fn add_parts(
+        &mut self,
+        kind: BarKind,
+        dword: Dword,
+        size: u64,
+        host: Host<Span>,
+        trapped: Trapped,
+        enable: Command,
+    ) {
         for (offset, len, backing) in trapped.parts(size) {
             let [number, ..] = self.windows.len().to_le_bytes();
             // A BAR below a page has the rest of its page mapped too, where that holds nothing else.
@@ -311,7 +324,7 @@ pub(super) const fn low(command: Command) -> u32 {
 }
 
 /// The lower and the upper 32 bits.
-fn halves(value: u64) -> [u32; 2] {
+pub(super) fn halves(value: u64) -> [u32; 2] {
     let half = |value: u64| u32::try_from(value & 0xffff_ffff).unwrap_or(0);
     [half(value), half(value >> 32)]
 }

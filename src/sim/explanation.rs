@@ -16,7 +16,7 @@ pub fn what_is_said_is_done<const F: usize>(remapper: &mut Remapper<F>, access: 
     let (expected_read, expected_write) = match said.found {
         Found::Untouched => (ReadDecision::Passthrough, WriteDecision::Passthrough),
         Found::Nothing(_) => (ReadDecision::Hide, WriteDecision::Hide),
-        Found::Renumbered(Host(host)) => {
+        Found::Elsewhere(Host(host)) => {
             let to = Host(access.0.of(host));
             (ReadDecision::Redirect { to, splice: Splice::HARDWARE }, WriteDecision::Redirect { to, value })
         }

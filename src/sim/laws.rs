@@ -11,6 +11,8 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::explanation::what_is_said_is_done;
+mod virtual_functions;
+
 use super::machine::FunctionId;
 use super::platform::Platform;
 use super::scenario::{Address, ResetBehind, Scenario, Step, Target};
@@ -19,11 +21,11 @@ use crate::access::{Access, Dword, Lanes, Width};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{ReadDecision, WriteDecision};
 use crate::delta::{Backing, Space};
-use crate::plan::{IoBars, MsixTable, Plan, Relocation, Way};
+use crate::plan::{IoBars, MsixTable, Places, Plan, Relocation, VirtualFunctions, Way};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
 use crate::spec::capability::{CapabilityId, extended_next_of, next_of};
 use crate::spec::header::{self, Command};
-use crate::spec::{advanced_features, express, power_management, type0, type1};
+use crate::spec::{advanced_features, express, power_management, sriov, type0, type1};
 use crate::topology::{Bar, Bridge, Function, ROM, Topology};
 
 /// Runs a scenario and holds every law after every step.
@@ -65,6 +67,8 @@ struct Session<'t> {
     topology: &'t Topology<FUNCTIONS>,
     relocations: Vec<Relocation>,
     hidden: Vec<Host<Bdf>>,
+    /// Virtual Functions that follow.
+    followed: Vec<VirtualFunctions>,
     /// Guest addresses where nothing is to be found.
     vacated: Vec<Bdf>,
     /// Guest addresses the plan may touch.
@@ -96,6 +100,7 @@ impl<'t> Session<'t> {
             topology,
             relocations,
             hidden,
+            followed: plan.virtual_functions(&Places::find(plan)).into_iter().flatten().collect(),
             vacated: Vec::new(),
             touchable: BTreeSet::new(),
             fixed: Vec::new(),
@@ -110,7 +115,16 @@ impl<'t> Session<'t> {
             session.relocations.iter().any(|relocation| relocation.guest.0 == *bdf) || session.inert.contains(bdf)
         };
         session.vacated = session.leaving().map(|Host(bdf)| bdf).filter(|bdf| !taken(bdf)).collect();
+        for found in &session.followed {
+            let is_taken =
+                |bdf: &Bdf| session.followed.iter().any(|other| other.guest.0.number(*bdf, other.count).is_some());
+            session.vacated.extend(Some(found.host.0.nth(0)).filter(|bdf| !taken(bdf) && !is_taken(bdf)));
+        }
         session.touchable = session.find_touchable();
+        for found in &session.followed {
+            session.touchable.extend(found.host.0.all(found.count).chain(found.guest.0.all(found.count)));
+            session.touchable.extend(plan.ari_port(found).map(|port| port.bdf().0));
+        }
         session.fixed = session.find_fixed();
         lists_end(&mut session);
         hidden_is_absent(&mut session);
@@ -169,6 +183,10 @@ impl<'t> Session<'t> {
         }
         for Host(host) in &self.hidden {
             bar_registers().for_each(|dword| fix(*host, dword, !0));
+        }
+        for (sriov, found) in self.followed.iter().filter_map(|found| Some((self.sriov(found)?, found))) {
+            let registers = (sriov::VF_BAR0..sriov::VF_BAR0 + 6).filter_map(|index| sriov.dword.plus(index));
+            registers.for_each(|dword| fix(found.physical.0, dword, !0));
         }
         if self.virtual_bus_numbers {
             let bridges = self.topology.functions().iter().filter(|function| function.bridge().is_some());
@@ -258,6 +276,9 @@ impl<'t> Session<'t> {
             }
             Step::Place(index, bar, address) => self.place(index, bar, address),
             Step::Enable(index, memory, io, rom) => self.enable(index, memory, io, rom),
+            Step::VirtualFunctions(index, count, are_there, decode) => {
+                self.enable_virtual_functions(index, count, are_there, decode);
+            }
             Step::Power(index, state) => self.write_capability(
                 index,
                 CapabilityId::POWER_MANAGEMENT,
@@ -373,6 +394,16 @@ impl<'t> Session<'t> {
         self.write(Access::at(guest, 4, Width::Word).unwrap(), command);
     }
 
+    /// Whether a moved function is in D0.
+    fn is_awake(&mut self, relocation: Relocation) -> bool {
+        let function = self.topology.view().function(relocation.host);
+        let power = function.and_then(|function| function.capability(CapabilityId::POWER_MANAGEMENT));
+        power.and_then(|at| at.plus(power_management::CONTROL)).is_none_or(|control| {
+            let value = self.vm.config_read(Guest(Access::whole(relocation.guest.0, control)));
+            value & power_management::POWER_STATE == 0
+        })
+    }
+
     fn settle(&mut self) {
         self.each(|vm| vm.refuse_every(0));
         self.refuses = false;
@@ -398,6 +429,7 @@ impl<'t> Session<'t> {
         confinement(self);
         fixed_hardware(self);
         windows_reach_their_function(self);
+        virtual_functions::are_where_they_are_said_to_be(self);
         if !self.renumbered {
             fold(self);
         }
@@ -449,6 +481,8 @@ fn fold(session: &mut Session<'_>) {
     let leaving = session.relocations.iter().map(|relocation| relocation.host).chain(session.hidden.iter().copied());
     let bars = leaving.filter_map(|host| session.topology.view().function(host)).flat_map(Function::bars);
     let mut real: Vec<_> = bars.filter_map(|bar| Some((Guest(bar.span()?.0), bar.space()))).collect();
+    let vf_bars = session.followed.iter().flat_map(|found| found.bars.iter().flatten());
+    real.extend(vf_bars.map(|bar| (Guest(bar.host.0), Space::Memory)));
     concealed.sort_by_key(|(span, space)| (*space, *span));
     real.sort_by_key(|(span, space)| (*space, *span));
     assert_eq!(concealed, real, "law 1, fold: the host's own addresses are not all concealed");
@@ -471,6 +505,9 @@ fn expected_mappings(session: &mut Session<'_>) -> Vec<Mapping> {
             claims.extend(claim(session, relocation, function, bar));
         }
     }
+    for found in session.followed.clone() {
+        claims.extend(virtual_functions::claims(session, &found));
+    }
     let mut mappings = Vec::new();
     for (index, claim) in claims.iter().enumerate() {
         let clashes = |earlier: &Claim| earlier.space == claim.space && earlier.span.overlaps(claim.span);
@@ -492,10 +529,10 @@ fn claim(session: &mut Session<'_>, relocation: Relocation, function: &Function,
     let dword = bar.dword(function.header_type());
     let low = read(dword);
     let is_memory = bar.space() == Space::Memory;
-    let power = function.capability(CapabilityId::POWER_MANAGEMENT).and_then(|at| at.plus(power_management::CONTROL));
-    if power.is_some_and(|control| read(control) & power_management::POWER_STATE != 0) {
+    if !session.is_awake(relocation) {
         return None;
     }
+    let mut read = |dword| session.vm.config_read(Guest(Access::whole(guest, dword)));
     let is_enabled = command >> u32::from(is_memory) & 1 == 1 && (bar.kind() != BarKind::Rom || low & 1 == 1);
     if !is_enabled || bar.space() == Space::Io && relocation.io_bars == IoBars::Hide {
         return None;
@@ -562,6 +599,8 @@ fn confinement(session: &mut Session<'_>) {
                 span.covers(mapping.host.0) || alone && span.pages() == mapping.host.0 && is_alone(session, span)
             })
         });
+        let vf_bars = session.followed.iter().flat_map(|found| found.bars.iter().flatten());
+        let exposed = exposed || vf_bars.into_iter().any(|bar| bar.host.0.covers(mapping.host.0));
         assert!(exposed, "law 2, confinement: {mapping:?} reaches what the plan does not expose");
     }
 }
@@ -685,7 +724,13 @@ fn view(vm: &mut Vm, access: Access) -> (Vec<u32>, String, Vec<u32>) {
     let guest = guest.map(|dword| vm.config_read(Guest(Access::whole(access.function(), dword)))).collect();
     let mut mappings = vm.second_stage().mappings().to_vec();
     mappings.sort_by_key(|mapping| (mapping.space, mapping.guest));
-    let hardware = vm.machine().functions().flat_map(|(_, function)| function.config().to_vec()).collect();
+    // Virtual Functions that come and go between the parts of a write forget.
+    let hardware = vm
+        .machine()
+        .functions()
+        .filter(|(_, function)| !function.is_virtual())
+        .flat_map(|(_, function)| function.config().to_vec())
+        .collect();
     (guest, format!("{mappings:?}"), hardware)
 }
 

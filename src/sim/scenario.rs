@@ -10,7 +10,7 @@ use crate::access::Width;
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
 use crate::plan::{
-    BusNumbers, ErrorReporting, Grade, IoBars, MsixTable, Placement, Plan, Policy, Relocation, Vacated, Way,
+    BusNumbers, ErrorReporting, Grade, IoBars, MsixTable, Placement, Plan, Policy, Relocation, Vacated, Vfs, Way,
 };
 use crate::spec::bar::BarKind;
 use crate::spec::express::PortType;
@@ -146,6 +146,8 @@ pub struct Policies {
     pub msix_table: MsixTable,
     /// What becomes of error messages.
     pub errors: ErrorReporting,
+    /// What becomes of Virtual Functions.
+    pub vfs: Vfs,
     /// How much is shown.
     pub policy: Policy,
 }
@@ -162,6 +164,8 @@ pub enum Step {
     Place(u8, u8, Address),
     /// Writes the decode enables of a moved function: memory, I/O, and whether the ROM's follows.
     Enable(u8, bool, bool, bool),
+    /// Writes NumVFs of a moved function, and whether there are Virtual Functions and they decode.
+    VirtualFunctions(u8, u8, bool, bool),
     /// Writes PowerState of a moved function.
     Power(u8, u8),
     /// Orders a Function Level Reset of a moved function, by Device Control or by Advanced Features.
@@ -311,8 +315,8 @@ impl Move {
 
 impl Policies {
     fn of(self, host: Host<Bdf>, guest: Guest<Bdf>) -> Relocation {
-        let Self { placement, io_bars, msix_table, errors, policy } = self;
-        Relocation { placement, io_bars, msix_table, errors, policy, ..Relocation::new(host, guest) }
+        let Self { placement, io_bars, msix_table, errors, vfs, policy } = self;
+        Relocation { placement, io_bars, msix_table, errors, vfs, policy, ..Relocation::new(host, guest) }
     }
 }
 

@@ -18,6 +18,9 @@ use crate::spec::{enhanced_allocation, msix, resizable_bar, sriov};
 /// Number the Expansion ROM has among the Base Address Registers.
 pub const ROM: usize = 6;
 
+/// Number VF BAR0 has among the BARs findings speak of; five more follow.
+pub const VF_BAR: usize = 7;
+
 /// A function as the hardware has it when the topology is made.
 #[derive(Debug, Clone)]
 pub struct Function {
@@ -89,6 +92,12 @@ pub struct SrIov {
     pub dword: Dword,
     /// TotalVFs.
     pub total_vfs: u16,
+    /// First VF Offset, from the Physical Function on; 0 when it depends on how many Virtual Functions there are.
+    pub first_vf_offset: u16,
+    /// VF Stride.
+    pub vf_stride: u16,
+    /// Its registers when the topology was made.
+    pub registers: [u32; sriov::DWORDS as usize],
     /// VF BARs, with the size one Virtual Function has.
     pub vf_bars: [Option<Bar>; 6],
 }
@@ -263,6 +272,13 @@ impl Function {
         self.sriov.as_ref()
     }
 
+    /// What First VF Offset and VF Stride turned out to be, whatever they read when NumVFs is zero.
+    pub(super) fn set_vf_addresses(&mut self, [first_vf_offset, vf_stride]: [u16; 2]) {
+        if let Some(sriov) = &mut self.sriov {
+            (sriov.first_vf_offset, sriov.vf_stride) = (first_vf_offset, vf_stride);
+        }
+    }
+
     /// The Resizable BAR capability.
     pub const fn resizable_bars(&self) -> Option<&ResizableBars> {
         self.resizable_bars.as_ref()
@@ -401,12 +417,29 @@ impl MsiX {
 }
 
 impl SrIov {
+    /// The `index`th register, as it was when the topology was made.
+    pub fn register(&self, index: u16) -> u32 {
+        self.registers.get(usize::from(index)).copied().unwrap_or(0)
+    }
+
+    /// Whether there were Virtual Functions when the topology was made.
+    pub fn is_enabled(&self) -> bool {
+        self.register(sriov::CONTROL) & sriov::VF_ENABLE != 0
+    }
+
     fn read(dword: Dword, read: &mut impl FnMut(Dword) -> u32, sizes: &BarSizes) -> Self {
-        let mut register = |index: u16| read(nth(dword, index.into()));
-        let [_, _, low, high] = register(sriov::TOTAL_VFS).to_le_bytes();
+        let registers: [u32; sriov::DWORDS as usize] = core::array::from_fn(|index| read(nth(dword, index)));
+        let register = |index: u16| registers.get(usize::from(index)).copied().unwrap_or(0);
+        let halves = |register: u32| {
+            let [a, b, c, d] = register.to_le_bytes();
+            [[a, b], [c, d]].map(u16::from_le_bytes)
+        };
+        let [_, total_vfs] = halves(register(sriov::TOTAL_VFS));
+        let [first_vf_offset, vf_stride] = halves(register(sriov::VF_OFFSET));
         let raw: [u32; 6] =
             core::array::from_fn(|index| register(sriov::VF_BAR0.saturating_add(u16::try_from(index).unwrap_or(0))));
-        Self { dword, total_vfs: u16::from_le_bytes([low, high]), vf_bars: table(&raw, &sizes.vf_bars, 6) }
+        let vf_bars = table(&raw, &sizes.vf_bars, 6);
+        Self { dword, total_vfs, first_vf_offset, vf_stride, registers, vf_bars }
     }
 }
 

@@ -10,7 +10,7 @@ mod requester;
 mod scan;
 
 pub use bridge::{Bridge, PrefetchableWindow};
-pub use function::{Bar, BarSizes, EnhancedAllocation, Express, Function, MsiX, ROM, ResizableBars, SrIov};
+pub use function::{Bar, BarSizes, EnhancedAllocation, Express, Function, MsiX, ROM, ResizableBars, SrIov, VF_BAR};
 pub use list::{Capability, ExtendedCapability, ListFault};
 pub use scan::ConfigSpace;
 

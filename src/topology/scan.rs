@@ -1,6 +1,6 @@
 //! Finding out what the hardware has, before a guest runs.
 
-use super::{BarSizes, Function, Topology, TopologyError};
+use super::{BarSizes, Function, SrIov, Topology, TopologyError};
 use crate::access::{Access, Dword, Lanes};
 use crate::address::{Bdf, Host};
 use crate::spec::bar::BarKind;
@@ -105,7 +105,39 @@ impl<const N: usize> Topology<N> {
 fn scan_function(hardware: &mut impl ConfigSpace, bdf: Host<Bdf>) -> Function {
     let sizes = size_bars(hardware, bdf);
     let extended = has_extended_space(hardware, bdf);
-    Function::from_registers(bdf, extended, |dword| read(hardware, bdf, dword), &sizes)
+    let mut function = Function::from_registers(bdf, extended, |dword| read(hardware, bdf, dword), &sizes);
+    if let Some(sriov) = function.sriov().copied().filter(|sriov| !sriov.is_enabled()) {
+        function.set_vf_addresses(find_vf_addresses(hardware, bdf, &sriov));
+    }
+    function
+}
+
+/// First VF Offset and VF Stride may depend on NumVFs (9.3.3.8): Linux's `compute_max_vf_buses` asks for each number, too.
+/// Zeros when they do.
+fn find_vf_addresses(hardware: &mut impl ConfigSpace, bdf: Host<Bdf>, sriov: &SrIov) -> [u16; 2] {
+    let (Some(num_vfs), Some(offset)) = (sriov.dword.plus(sriov::NUM_VFS), sriov.dword.plus(sriov::VF_OFFSET)) else {
+        return [0; 2];
+    };
+    let mut found = None;
+    for count in (1..=sriov.total_vfs).rev() {
+        write_low_half(hardware, bdf, num_vfs, count.into());
+        let [a, b, c, d] = read(hardware, bdf, offset).to_le_bytes();
+        let [offset, stride] = [[a, b], [c, d]].map(u16::from_le_bytes);
+        // Of a single one there is no stride.
+        let is_same = |[first, step]: &mut [u16; 2]| *first == offset && (*step == stride || count == 1);
+        if !is_same(found.get_or_insert([offset, stride])) {
+            found = Some([0; 2]);
+            break;
+        }
+    }
+    write_low_half(hardware, bdf, num_vfs, sriov.register(sriov::NUM_VFS));
+    found.unwrap_or_default()
+}
+
+fn write_low_half(hardware: &mut impl ConfigSpace, bdf: Host<Bdf>, dword: Dword, value: u32) {
+    if let Some(lanes) = Lanes::run(0, 2) {
+        hardware.write(bdf.map(|bdf| Access::new(bdf, dword, lanes)), value);
+    }
 }
 
 fn read(hardware: &mut impl ConfigSpace, bdf: Host<Bdf>, dword: Dword) -> u32 {
@@ -136,26 +168,21 @@ fn size_bars(hardware: &mut impl ConfigSpace, bdf: Host<Bdf>) -> BarSizes {
     };
     let command = read(hardware, bdf, header::COMMAND) & 0xffff;
     // A host bridge that stops decoding may take the processor's own memory with it (Linux's `mmio_always_on`).
+    // Status, the upper half of that register, is RW1C: it takes no part.
     let decoding = if ClassCode::of(read(hardware, bdf, header::CLASS)).is_host_bridge() {
         0
     } else {
         u32::from((Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE).bits())
     };
-    let write_command = |hardware: &mut _, value| {
-        // Status, the upper half, is RW1C: it takes no part.
-        if let Some(lanes) = Lanes::new(0b0011) {
-            ConfigSpace::write(hardware, bdf.map(|bdf| Access::new(bdf, header::COMMAND, lanes)), value);
-        }
-    };
     if command & decoding != 0 {
-        write_command(hardware, command & !decoding);
+        write_low_half(hardware, bdf, header::COMMAND, command & !decoding);
     }
     let mut sizes =
         BarSizes { rom: header_type.rom().map_or(0, |rom| size_rom(hardware, bdf, rom)), ..BarSizes::default() };
     let count = header_type.bars();
     size_table(hardware, bdf, header::BAR0, sizes.bars.get_mut(..count).unwrap_or_default());
     if command & decoding != 0 {
-        write_command(hardware, command);
+        write_low_half(hardware, bdf, header::COMMAND, command);
     }
     if let Some(capability) = find_sriov(hardware, bdf) {
         // VF BARs decode only with VF Memory Space Enable; while VFs are enabled they are left alone.

@@ -11,7 +11,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use pci_remap::mechanism::{ConfigAddress, Ecam, ExtendedRegisters, NarrowAddress, PortAccess};
-use pci_remap::plan::{ErrorReporting, InterruptPin, IoBars, MsixTable, Policy, Vacated, Way};
+use pci_remap::plan::{ErrorReporting, InterruptPin, IoBars, MsixTable, Policy, Vacated, Vfs, Way};
 use pci_remap::topology::{BarSizes, ConfigSpace, Function, RootWindow};
 use pci_remap::{
     Access, Bdf, Dword, Guest, Host, Lanes, Placement, Plan, PlanError, ReadDecision, Relocation, Remapper, Space,
@@ -129,6 +129,7 @@ impl Any for Relocation {
                 _ => ErrorReporting::Hide,
             },
             interrupt_pin: bool::any().then_some(InterruptPin::IntC),
+            vfs: if bool::any() { Vfs::Hide } else { Vfs::Follow },
             policy: if bool::any() { Policy::Transparent } else { Policy::Strict },
         }
     }

@@ -1,0 +1,256 @@
+//! Virtual Functions that follow a function that is moved: where hardware has them, and where the guest finds them.
+
+use heapless::Vec;
+
+use super::placement::{find_fit, lowest_fit, windows};
+use super::{Cause, Place, Places, Plan, Policy, Relocation, Vfs};
+use crate::address::{Bdf, Guest, Host, Span};
+use crate::delta::Space;
+use crate::spec::capability::ExtendedCapabilityId;
+use crate::spec::express;
+use crate::topology::{Bar, Function, SrIov, VF_BAR};
+
+/// Most moved functions of one plan whose Virtual Functions follow.
+pub const MAX_FOLLOWED: usize = 8;
+
+/// The Virtual Functions of one moved function.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VirtualFunctions {
+    /// The Physical Function.
+    pub(crate) physical: Host<Bdf>,
+    /// TotalVFs.
+    pub(crate) count: u16,
+    pub(crate) host: Host<Addresses>,
+    pub(crate) guest: Guest<Addresses>,
+    pub(crate) bars: [Option<VfBar>; 6],
+}
+
+/// The Routing IDs of all Virtual Functions of one (9.3.3.8, 9.3.3.9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    first: u16,
+    stride: u16,
+}
+
+/// A VF BAR, for all Virtual Functions together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VfBar {
+    pub(crate) bar: Bar,
+    /// What hardware decodes, by what firmware or the planner chose.
+    pub(crate) host: Host<Span>,
+    /// The address the guest finds.
+    pub(crate) guest: u64,
+}
+
+impl Addresses {
+    fn new(physical: Bdf, offset: u16, stride: u16) -> Option<Self> {
+        let first = physical.routing_id().checked_add(offset).filter(|_| offset != 0)?;
+        Some(Self { first, stride })
+    }
+
+    /// The one with this number, from 0 on.
+    pub(crate) fn nth(self, number: u16) -> Bdf {
+        Bdf::from_routing_id(self.first.wrapping_add(number.wrapping_mul(self.stride)))
+    }
+
+    /// The number of one among the first `count`.
+    pub(crate) fn number(self, of: Bdf, count: u16) -> Option<u16> {
+        let distance = of.routing_id().checked_sub(self.first)?;
+        let number = distance.checked_div(self.stride).unwrap_or(0);
+        if number < count && self.nth(number) == of { Some(number) } else { None }
+    }
+
+    /// First VF Offset (15:0) and VF Stride (31:16) of this Physical Function.
+    pub(crate) fn register(self, physical: Bdf) -> u32 {
+        u32::from(self.stride) << 16 | u32::from(self.first.wrapping_sub(physical.routing_id()))
+    }
+
+    pub(crate) fn all(self, count: u16) -> impl Iterator<Item = Bdf> {
+        (0..count).map(move |number| self.nth(number))
+    }
+
+    /// Whether no Routing ID is beyond the last there is.
+    fn is_complete(self, count: u16) -> bool {
+        let last = u32::from(count.saturating_sub(1)).saturating_mul(self.stride.into());
+        last.saturating_add(self.first.into()) <= u16::MAX.into()
+    }
+}
+
+/// What is known of the Virtual Functions that shall follow.
+pub(crate) type Followed = Vec<Result<VirtualFunctions, (Host<Bdf>, Cause)>, MAX_FOLLOWED>;
+
+impl Relocation {
+    /// The SR-IOV Capability, if Virtual Functions shall follow.
+    pub(crate) fn followed(self, function: &Function) -> Option<&SrIov> {
+        let follows = self.vfs == Vfs::Follow && self.policy != Policy::Strict;
+        function.sriov().filter(|sriov| follows && sriov.total_vfs != 0)
+    }
+}
+
+impl Plan<'_> {
+    /// Finds places for all Virtual Functions that shall follow, in the order of the moves.
+    pub(crate) fn virtual_functions(&self, places: &Places) -> Followed {
+        let mut found = Vec::new();
+        for relocation in self.relocations().iter().copied() {
+            let Some(function) = self.host().function(relocation.host) else { continue };
+            let Some(sriov) = relocation.followed(function) else { continue };
+            let one = Search { plan: self, places, earlier: &found, relocation, function, sriov }.run();
+            // Those there is no room for are found by `too_many_followed`.
+            let _ = found.push(one.map_err(|cause| (relocation.host, cause)));
+        }
+        found
+    }
+
+    /// The port that has to forward every device number for Virtual Functions to be reached, as they are at others than 0.
+    pub(crate) fn ari_port(&self, of: &VirtualFunctions) -> Option<&Function> {
+        let port = self.host().bridge_to(of.physical.0.bus()).filter(|port| port.leads_down_a_link())?;
+        let is_on_link = |bdf: Bdf| bdf.bus() == of.physical.0.bus() && bdf.device() != 0;
+        of.host.0.all(of.count).any(is_on_link).then_some(port)
+    }
+}
+
+struct Search<'s, 't> {
+    plan: &'s Plan<'t>,
+    places: &'s Places,
+    earlier: &'s Followed,
+    relocation: Relocation,
+    function: &'s Function,
+    sriov: &'s SrIov,
+}
+
+impl Search<'_, '_> {
+    fn run(&self) -> Result<VirtualFunctions, Cause> {
+        let count = self.sriov.total_vfs;
+        let host = self.host_addresses()?;
+        let mut found = VirtualFunctions {
+            physical: self.relocation.host,
+            count,
+            host: Host(host),
+            guest: Guest(self.guest_addresses(host)?),
+            bars: [None; 6],
+        };
+        self.check_reach(&found)?;
+        for bar in self.sriov.vf_bars.iter().flatten().copied() {
+            let host = self.host_bar(&found, bar)?;
+            let guest = self.guest_bar(&found, bar)?;
+            if let Some(slot) = found.bars.get_mut(bar.number()) {
+                *slot = Some(VfBar { bar, host: Host(host), guest });
+            }
+        }
+        Ok(found)
+    }
+
+    fn host_addresses(&self) -> Result<Addresses, Cause> {
+        let SrIov { first_vf_offset, vf_stride, total_vfs, .. } = *self.sriov;
+        let decodes = self.sriov.vf_bars.iter().any(Option::is_some);
+        let is_known = decodes && !self.sriov.is_enabled() && (vf_stride != 0 || total_vfs == 1);
+        let addresses = Addresses::new(self.relocation.host.0, first_vf_offset, vf_stride);
+        addresses.filter(|all| is_known && all.is_complete(total_vfs)).ok_or(Cause::VfsUnknown)
+    }
+
+    /// Hardware leads to all of them, and to nothing else.
+    fn check_reach(&self, found: &VirtualFunctions) -> Result<(), Cause> {
+        let (host, bus) = (self.plan.host(), self.relocation.host.0.bus());
+        let buses = match host.bridge_to(bus).and_then(Function::bridge) {
+            Some(bridge) => bridge.secondary..=bridge.subordinate,
+            None => bus..=bus,
+        };
+        let can_pass = self.plan.ari_port(found).is_none_or(|port| {
+            let supports = |express: &crate::topology::Express| {
+                express.has_second_set()
+                    && express.register(express::DEVICE_CAPABILITIES_2) & express::ARI_FORWARDING_SUPPORTED != 0
+            };
+            port.express().is_some_and(supports)
+                && self.function.extended_capability(ExtendedCapabilityId::ARI).is_some()
+        });
+        let is_reached = |bdf: &Bdf| {
+            let is_alone = bdf.bus() == bus || host.bridge_to(bdf.bus()).is_none();
+            buses.contains(&bdf.bus()) && is_alone && can_pass && host.function(Host(*bdf)).is_none()
+        };
+        match found.host.0.all(found.count).find(|bdf| !is_reached(bdf)) {
+            Some(bdf) => Err(Cause::VfsUnreached(Host(bdf))),
+            None => Ok(()),
+        }
+    }
+
+    /// As far from the Physical Function as in hardware if nothing is in the way, or else as near as can be; on its bus.
+    fn guest_addresses(&self, host: Addresses) -> Result<Addresses, Cause> {
+        let (guest, count) = (self.relocation.guest, self.sriov.total_vfs);
+        let own = (self.sriov.first_vf_offset, host.stride);
+        let nearer = [host.stride, 1].into_iter().flat_map(|stride| (1..=255).map(move |offset| (offset, stride)));
+        let mut choices = core::iter::once(own).chain(nearer).filter_map(|(offset, stride)| {
+            Addresses::new(guest.0, offset, stride).filter(|all| all.is_complete(count))
+        });
+        let is_free = |bdf: Bdf| bdf.bus() == guest.0.bus() && !self.is_taken(Guest(bdf));
+        choices.find(|all| all.all(count).all(is_free)).ok_or(Cause::NoAddressesForVfs(count, guest))
+    }
+
+    fn is_taken(&self, guest: Guest<Bdf>) -> bool {
+        let by_staying = || {
+            let staying = self.plan.host().bus(guest.0.bus()).filter(|function| self.plan.stays(function.bdf()));
+            staying.filter_map(|function| Some((function.bdf().0, function.sriov()?))).any(|(physical, sriov)| {
+                let all = Addresses::new(physical, sriov.first_vf_offset, sriov.vf_stride);
+                all.is_some_and(|all| all.number(guest.0, sriov.total_vfs).is_some())
+            })
+        };
+        self.plan.occupant(guest).is_some()
+            || self.plan.is_inert(guest)
+            || self.others().any(|other| other.guest.0.number(guest.0, other.count).is_some())
+            || by_staying()
+    }
+
+    fn others(&self) -> impl Iterator<Item = &VirtualFunctions> {
+        self.earlier.iter().flatten()
+    }
+
+    /// What hardware decodes: firmware's choice, or the lowest place nothing else decodes in the windows that lead there.
+    fn host_bar(&self, found: &VirtualFunctions, bar: Bar) -> Result<Span, Cause> {
+        let host = self.plan.host();
+        let size = bar.size().saturating_mul(found.count.into());
+        let bus = self.relocation.host.0.bus();
+        let firmware = bar.span().and_then(|Host(span)| Span::new(span.start(), size));
+        let is_led_to = |span: &Span| windows(self.plan, bus, bar.kind()).any(|window| window.covers(*span));
+        if let Some(span) = firmware.filter(is_led_to) {
+            return Ok(span);
+        }
+        let obstacle = |span: Span| {
+            let own = host.bus(bus);
+            let bars = own.clone().flat_map(Function::bars).filter(|bar| bar.space() == Space::Memory);
+            let behind = own.filter_map(Function::bridge);
+            let behind = behind.flat_map(|bridge| [bridge.memory, bridge.prefetchable.map(|window| window.span)]);
+            let apertures = self.others().chain([found]).flat_map(|other| other.bars.iter().flatten());
+            let decoded = bars.filter_map(Bar::span).chain(behind.flatten()).chain(apertures.map(|bar| bar.host));
+            let reserved = self.plan.reserved().iter().map(|reserved| reserved.0);
+            decoded.map(|Host(span)| span).chain(reserved).find(|other| other.overlaps(span))
+        };
+        let mut windows = windows(self.plan, bus, bar.kind());
+        let at = windows.find_map(|window| lowest_fit(window, size, bar.size(), obstacle));
+        at.and_then(|at| Span::new(at, size)).ok_or(Cause::BarUnassigned(vf_bar(bar)))
+    }
+
+    /// The guest finds VF BARs with addresses, as Linux places everything on a root bus anew where one has none
+    /// (`pci_realloc_detect`).
+    fn guest_bar(&self, found: &VirtualFunctions, bar: Bar) -> Result<u64, Cause> {
+        let (guest, size) = (self.relocation.guest, bar.size().saturating_mul(found.count.into()));
+        let is_here = |other: &&VirtualFunctions| other.guest.0.nth(0).bus() == guest.0.bus();
+        let taken = |span: Span| {
+            let apertures = self.others().filter(is_here).chain([found]).flat_map(|other| other.bars.iter().flatten());
+            let shown =
+                apertures.filter_map(|one| Span::new(one.guest, one.host.0.len())).filter(|one| one.start() != 0);
+            shown
+                .chain(self.places.obstacle(self.plan, guest.0.bus(), Space::Memory, span))
+                .find(|one| one.overlaps(span))
+        };
+        match find_fit(self.plan, guest.0.bus(), bar.kind(), size, bar.size(), taken) {
+            Place::At(at) => Ok(at),
+            Place::NoRoom => Err(Cause::NoRoom(vf_bar(bar), size, guest)),
+            Place::NoWindow => Err(Cause::NoWindow(vf_bar(bar), Space::Memory, guest)),
+            Place::None | Place::Unknown => Ok(0),
+        }
+    }
+}
+
+/// The number findings give a VF BAR.
+fn vf_bar(bar: Bar) -> usize {
+    bar.number().saturating_add(VF_BAR)
+}

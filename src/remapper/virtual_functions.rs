@@ -1,0 +1,254 @@
+//! Virtual Functions that follow their Physical Function: they are there while the guest's VF Enable says so, at the
+//! offset and stride it reads, and their memory where its VF BARs put it.
+
+use super::Remapper;
+use super::index::Entry;
+use super::reason::Reason;
+use super::rule::{Effect, Rules, TooManyRules};
+use super::state::Fingerprint;
+use super::touched::Touched;
+use super::window::Trapped;
+use crate::access::Dword;
+use crate::address::{Bdf, Guest, Host};
+use crate::plan::{Addresses, MsixTable, Places, Plan, PlanError, VirtualFunctions};
+use crate::spec::bar::BarKind;
+use crate::spec::header::Command;
+use crate::spec::{express, sriov};
+use crate::topology::{Function, SrIov};
+
+/// The Virtual Functions of one moved function, none of which has rules of its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Followed {
+    /// Places of the Physical Function and of what has the windows, among the touched functions.
+    physical: usize,
+    windows: usize,
+    control: Dword,
+    num_vfs: Dword,
+    /// How many there can be, and how many there are.
+    total: u16,
+    enabled: u16,
+    host: Host<Addresses>,
+    guest: Guest<Addresses>,
+}
+
+impl<const F: usize> Remapper<F> {
+    pub(super) fn add_virtual_functions(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        for found in plan.virtual_functions(&Places::find(plan)).iter().flatten() {
+            let host = found.physical;
+            let too_many = |TooManyRules| PlanError::TooManyRegisters(host);
+            let Some(function) = plan.host().function(host) else { continue };
+            let Some(sriov) = function.sriov() else { continue };
+            let Some(physical) = self.functions.iter().position(|touched| touched.host == host.0) else { continue };
+            let Some(touched) = self.functions.get_mut(physical) else { continue };
+            touched.show_sriov(plan, found, sriov).map_err(too_many)?;
+            let relocation = plan.relocation_of(host);
+            let trapped = relocation.is_some_and(|relocation| relocation.msix_table == MsixTable::Trapped);
+            let windows = self.add(Touched::virtual_functions(function, found, sriov, trapped))?;
+            if let Some(port) = plan.ari_port(found) {
+                let index = self.staying(port)?;
+                if let Some(touched) = self.functions.get_mut(index) {
+                    touched.forward_ari(port).map_err(|TooManyRules| PlanError::TooManyRegisters(port.bdf()))?;
+                }
+            }
+            let VirtualFunctions { count: total, host, guest, .. } = *found;
+            let control = register(sriov, sriov::CONTROL);
+            let num_vfs = register(sriov, sriov::NUM_VFS);
+            let followed = Followed { physical, windows, control, num_vfs, total, enabled: 0, host, guest };
+            // A plan has no more.
+            let _ = self.followed.push(followed);
+        }
+        Ok(())
+    }
+
+    /// Where hardware has what the guest finds at an address that is another's there: a Virtual Function, or what is on a
+    /// bus of another number.
+    #[inline]
+    pub(super) fn elsewhere(&self, guest: Guest<Bdf>) -> Host<Bdf> {
+        let Host(place) = self.index.on_hardware(guest).unwrap_or(Host(guest.0));
+        let virtual_function = self.followed.iter().find_map(|followed| followed.to_host(Guest(place)));
+        virtual_function.unwrap_or(Host(place))
+    }
+
+    /// Whether what is at this place among the touched functions stands for Virtual Functions.
+    pub(super) fn stands_for_virtual_functions(&self, index: usize) -> bool {
+        self.followed.iter().any(|followed| followed.windows == index)
+    }
+
+    /// The address a Virtual Function has in the guest, by the bus numbers of the start.
+    pub(super) fn virtual_to_guest(&self, host: Host<Bdf>) -> Option<Guest<Bdf>> {
+        self.followed.iter().find_map(|followed| followed.to_guest(host))
+    }
+
+    /// Works out anew which Virtual Functions there are, and where their windows shall be, after a register of their
+    /// Physical Function changed.
+    #[inline(never)]
+    pub(super) fn settle_virtual_functions(&mut self, physical: usize) {
+        let Some(number) = self.followed.iter().position(|followed| followed.physical == physical) else { return };
+        let Some(followed) = self.followed.get_mut(number) else { return };
+        let Some((before, [windows, ..])) = self.functions.split_at_mut_checked(followed.windows) else { return };
+        let Some(function) = before.get(physical) else { return };
+        let enabled = followed.count(&function.rules);
+        let was = core::mem::replace(&mut followed.enabled, enabled);
+        let reach = windows.reach;
+        let is_there = function.power.is_awake() && !function.has_forgotten && followed.are_decoding(&function.rules);
+        let command = if is_there { u32::from(Command::MEMORY_SPACE_ENABLE.bits()) } else { 0 };
+        let meets_itself = windows.claim_by(&function.rules, command);
+        let followed = *followed;
+        for number in was.min(enabled)..was.max(enabled) {
+            let entry = if number < enabled { Entry::Elsewhere } else { Entry::Absent };
+            // The bus is touched since the plan was built.
+            let _ = self.index.set(followed.guest.map(|all| all.nth(number)), entry);
+        }
+        self.settle_claims(followed.windows, reach, meets_itself);
+    }
+}
+
+impl Followed {
+    pub(super) fn identify(&self, fingerprint: &mut Fingerprint) {
+        // How many there are follows from the registers.
+        let Self { physical, windows, control, num_vfs, total, enabled: _, host, guest } = *self;
+        fingerprint.add_count(physical);
+        fingerprint.add_count(windows);
+        for dword in [control, num_vfs] {
+            fingerprint.add(dword.index());
+        }
+        fingerprint.add(total);
+        for all in [host.0, guest.0] {
+            fingerprint.add(all.nth(0).routing_id());
+            fingerprint.add(all.nth(1).routing_id());
+        }
+    }
+
+    /// NumVFs while VF Enable is set.
+    fn count(&self, rules: &Rules) -> u16 {
+        let [low, high, ..] = rules.shadow(self.num_vfs).to_le_bytes();
+        let is_enabled = rules.shadow(self.control) & sriov::VF_ENABLE != 0;
+        if is_enabled { u16::from_le_bytes([low, high]).min(self.total) } else { 0 }
+    }
+
+    fn are_decoding(&self, rules: &Rules) -> bool {
+        let both = sriov::VF_ENABLE | sriov::VF_MEMORY_SPACE_ENABLE;
+        rules.shadow(self.control) & both == both
+    }
+
+    #[inline]
+    fn to_host(self, guest: Guest<Bdf>) -> Option<Host<Bdf>> {
+        let number = self.guest.0.number(guest.0, self.enabled)?;
+        Some(self.host.map(|all| all.nth(number)))
+    }
+
+    fn to_guest(self, host: Host<Bdf>) -> Option<Guest<Bdf>> {
+        let number = self.host.0.number(host.0, self.enabled)?;
+        Some(self.guest.map(|all| all.nth(number)))
+    }
+}
+
+impl Touched {
+    /// What has the windows of all Virtual Functions of one; the guest finds it nowhere.
+    fn virtual_functions(function: &Function, found: &VirtualFunctions, sriov: &SrIov, is_trapped: bool) -> Self {
+        let mut all = Self::new(function, None);
+        for one in found.bars.into_iter().flatten() {
+            let trapped = if is_trapped { Trapped::All } else { Trapped::None };
+            let dword = bar_register(sriov, one.bar.number());
+            let enable = Command::MEMORY_SPACE_ENABLE;
+            all.add_parts(one.bar.kind(), dword, one.host.0.len(), one.host, trapped, enable);
+        }
+        all
+    }
+
+    /// SR-IOV of a moved function: what tells where its Virtual Functions are is the guest's, and how many there are
+    /// reaches hardware.
+    fn show_sriov(&mut self, plan: &Plan<'_>, found: &VirtualFunctions, sriov: &SrIov) -> Result<(), TooManyRules> {
+        let at = |index| register(sriov, index);
+        let own = |index| sriov.register(index);
+        let Some(guest) = self.guest else { return Ok(()) };
+        let mut rules = self.rules.because(Reason::VirtualFunctions);
+        // No migration, no tags of 10 bits.
+        rules.fix(at(sriov::CAPABILITIES), !0, 0)?;
+        let ari = own(sriov::CONTROL) & sriov::ARI_CAPABLE_HIERARCHY;
+        let enables = sriov::VF_ENABLE | sriov::VF_MEMORY_SPACE_ENABLE | sriov::ARI_CAPABLE_HIERARCHY;
+        rules.keep(at(sriov::CONTROL), !0, enables, 0)?;
+        rules.pass(at(sriov::CONTROL), sriov::VF_ENABLE)?;
+        rules.hold(at(sriov::CONTROL), sriov::VF_MEMORY_SPACE_ENABLE | ari)?;
+        rules.set_off(at(sriov::CONTROL), Effect::VirtualFunctions)?;
+        let count = u32::from(found.count);
+        rules.fix(at(sriov::TOTAL_VFS), !0, count << 16 | count)?;
+        rules.keep(at(sriov::NUM_VFS), !0, 0xffff, dependency(plan, found.physical, guest, sriov) << 16)?;
+        rules.pass(at(sriov::NUM_VFS), 0xffff)?;
+        rules.set_off(at(sriov::NUM_VFS), Effect::VirtualFunctions)?;
+        rules.fix(at(sriov::VF_OFFSET), !0, found.guest.0.register(guest))?;
+        // What one decodes may depend on the size of pages, so there is but one (9.3.3.12).
+        rules.fix(at(sriov::SUPPORTED_PAGE_SIZES), !0, own(sriov::SYSTEM_PAGE_SIZE))?;
+        rules.fix(at(sriov::SYSTEM_PAGE_SIZE), !0, own(sriov::SYSTEM_PAGE_SIZE))?;
+        rules.fix(at(sriov::MIGRATION_STATE), !0, 0)?;
+        for one in found.bars.into_iter().flatten() {
+            self.keep_vf_bar(bar_register(sriov, one.bar.number()), one.bar.kind(), one.bar.size(), one.guest)?;
+            self.place_vf_bar(sriov, one.bar.number(), one.bar.kind(), one.host.0.start());
+        }
+        for index in 0..6 {
+            self.rules.because(Reason::VirtualFunctions).zero_untreated(bar_register(sriov, index))?;
+        }
+        self.restore(at(sriov::SYSTEM_PAGE_SIZE), !0, own(sriov::SYSTEM_PAGE_SIZE));
+        self.restore(at(sriov::CONTROL), 0xffff, ari);
+        Ok(())
+    }
+
+    fn keep_vf_bar(&mut self, dword: Dword, kind: BarKind, size: u64, address: u64) -> Result<(), TooManyRules> {
+        self.keep_address(Reason::VirtualFunctions, dword, kind, size, address)?;
+        let mut rules = self.rules.because(Reason::VirtualFunctions);
+        rules.set_off(dword, Effect::VirtualFunctions)?;
+        match dword.plus(1).filter(|_| kind.is_64_bit()) {
+            Some(upper) => rules.set_off(upper, Effect::VirtualFunctions),
+            None => Ok(()),
+        }
+    }
+
+    /// The real VF BAR, which firmware may have left without an address.
+    fn place_vf_bar(&mut self, sriov: &SrIov, number: usize, kind: BarKind, address: u64) {
+        let dword = bar_register(sriov, number);
+        let current = |number: usize| {
+            u16::try_from(number).map_or(0, |index| sriov.register(sriov::VF_BAR0.saturating_add(index)))
+        };
+        let [low, high] = super::touched::halves(address);
+        let low = low | kind.type_bits();
+        self.prepare(dword, !0, low, current(number));
+        self.restore(dword, !0, low);
+        if let Some(upper) = dword.plus(1).filter(|_| kind.is_64_bit()) {
+            self.prepare(upper, !0, high, current(number.saturating_add(1)));
+            self.restore(upper, !0, high);
+        }
+    }
+
+    /// Virtual Functions at device numbers other than 0 are reached while the port forwards by ARI (6.13).
+    fn forward_ari(&mut self, port: &Function) -> Result<(), TooManyRules> {
+        let Some(express) = port.express() else { return Ok(()) };
+        let Some(control) = express.dword.plus(express::DEVICE_CONTROL_2) else { return Ok(()) };
+        let (enable, own) = (express::ARI_FORWARDING_ENABLE, express.register(express::DEVICE_CONTROL_2));
+        self.prepare(control, enable, enable, own);
+        if self.rules.of(control).to_hardware & enable != 0 {
+            let mut rules = self.rules.because(Reason::VirtualFunctions);
+            rules.keep(control, enable, enable, own & enable)?;
+        }
+        if self.rules.of(control).to_hardware != 0 {
+            self.rules.because(Reason::VirtualFunctions).hold(control, enable)?;
+        }
+        Ok(())
+    }
+}
+
+/// Function Dependency Link (9.3.3.7): in the guest's view, as Linux looks for the function by it (`sriov_enable`).
+fn dependency(plan: &Plan<'_>, physical: Host<Bdf>, guest: Bdf, sriov: &SrIov) -> u32 {
+    let [_, _, link, _] = sriov.register(sriov::NUM_VFS).to_le_bytes();
+    let on = Host(Bdf::from_routing_id(u16::from_be_bytes([physical.0.bus(), link])));
+    let own_link = physical.0.devfn() == link || physical.0.function() == link;
+    let moved = plan.relocation_of(on).filter(|moved| !own_link && moved.guest.0.bus() == guest.bus());
+    moved.map_or(guest, |moved| moved.guest.0).devfn().into()
+}
+
+fn register(sriov: &SrIov, index: u16) -> Dword {
+    sriov.dword.plus(index).unwrap_or(sriov.dword)
+}
+
+fn bar_register(sriov: &SrIov, number: usize) -> Dword {
+    register(sriov, u16::try_from(number).map_or(0, |number| sriov::VF_BAR0.saturating_add(number)))
+}
