@@ -3,7 +3,7 @@
 use core::str::FromStr;
 
 use heapless::Vec;
-use pci_remap::plan::{InterruptPin, Policy};
+use pci_remap::plan::{InterruptPin, Policy, Vfs};
 use pci_remap::{Bdf, Guest, Host, Placement};
 
 const MAX_FUNCTIONS: usize = 16;
@@ -12,7 +12,7 @@ const MAX_FUNCTIONS: usize = 16;
 ///
 /// ```text
 /// relocate=02:00.0=01:01.0,03:00.0=01:02.0  hide=00:1f.2  pin=03:03.0=C  placement=guest|pre-assigned
-/// policy=transparent|strict  iommu=hide|alias|keep  cut=00:01.1  guard=on|off
+/// policy=transparent|strict  vfs=hide|follow  iommu=hide|alias|keep  cut=00:01.1  guard=on|off
 /// ```
 #[derive(Default)]
 pub struct Options {
@@ -22,6 +22,8 @@ pub struct Options {
     pub pins: Vec<(Host<Bdf>, Pin), MAX_FUNCTIONS>,
     pub placement: Placement,
     pub policy: Policy,
+    /// What becomes of Virtual Functions.
+    pub vfs: Vfs,
     pub iommu: Iommu,
     /// For tests: the port to become one that cuts off what is behind it.
     pub cut: Option<Host<Bdf>>,
@@ -64,6 +66,8 @@ impl Options {
             ("placement", "pre-assigned") => self.placement = Placement::PreAssigned,
             ("policy", "transparent") => self.policy = Policy::Transparent,
             ("policy", "strict") => self.policy = Policy::Strict,
+            ("vfs", "hide") => self.vfs = Vfs::Hide,
+            ("vfs", "follow") => self.vfs = Vfs::Follow,
             ("iommu", "hide") => self.iommu = Iommu::Hide,
             ("iommu", "alias") => self.iommu = Iommu::Alias,
             ("iommu", "keep") => self.iommu = Iommu::Keep,

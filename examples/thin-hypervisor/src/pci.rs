@@ -81,6 +81,7 @@ impl Pci {
             let relocation = Relocation {
                 placement: options.placement,
                 policy: options.policy,
+                vfs: options.vfs,
                 interrupt_pin: pin.map(|(_, pin)| pin.0),
                 ..Relocation::new(host, guest)
             };
