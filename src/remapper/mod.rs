@@ -289,7 +289,8 @@ impl<const F: usize> Remapper<F> {
     }
 
     /// The same, once the windows of a function claim other places than before.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "switching decoding on and off goes through here, and is counted")]
     fn settle_claims(&mut self, index: usize, before: Reach, meets_itself: bool) {
         let Some(touched) = self.functions.get(index) else { return };
         let after = touched.reach;
@@ -407,7 +408,8 @@ impl Touched {
 }
 
 /// Takes over from registers where windows shall be: the memory they claim, and whether two of them may meet there.
-#[inline]
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "switching decoding on and off goes through here, and is counted")]
 fn claim(windows: &mut [Window], due: &mut Due, rules: &Rules, command: u32) -> (Range, bool) {
     let mut memory = Range::NONE;
     let mut meets_itself = false;
