@@ -34,8 +34,6 @@ enum Known {
     /// The guest moved the windows of a port that passes through, as what moved is still found behind it; the real BARs
     /// stayed.
     WindowsMoved,
-    /// Firmware left the port with more Max_Payload_Size than the function takes. Linux lowers it, where it sees them together.
-    PayloadLeftByFirmware,
     /// After bridges were removed there was no room for all windows, as they are not packed as firmware packed them.
     NoRoom,
     /// It happens without any move.
@@ -49,9 +47,6 @@ impl Known {
         let fails_bare = host.and_then(|host| bare.failures.get(&host)).is_some_and(|step| *step <= failure.step);
         match &failure.fault {
             _ if fails_bare => Some(Self::Bare),
-            Fault::NoDma if damage(vm).iter().any(|fault| matches!(fault, machine::Fault::MalformedTlp { .. })) => {
-                Some(Self::PayloadLeftByFirmware)
-            }
             Fault::Complaint(line) if line.contains("can't enable device") && after_removal => Some(Self::NoRoom),
             _ if vm.machine().conflicts().iter().any(|conflict| !bare.conflicts.contains(conflict)) => {
                 Some(Self::VacatedAddressesReused)

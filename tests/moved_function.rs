@@ -42,15 +42,20 @@ fn express(vm: &mut Vm, register: u16) -> u16 {
     find(vm, EXPRESS).unwrap() + 4 * register
 }
 
-/// Sets bits in the PCI Express Capability of a function of the machine, as firmware would have left them.
-fn firmware_sets(machine: &mut Machine, function: &str, register: u16, mask: u32, value: u32) {
-    let function = machine.original(bdf(function)).unwrap();
-    let config = machine.function(function).config();
+/// A register of the PCI Express Capability of a function of the machine, in hardware.
+fn hardware_express(machine: &Machine, function: &str, register: u16) -> Dword {
+    let config = machine.function(machine.original(bdf(function)).unwrap()).config();
     let mut pointer = next_of(config[0x34 / 4] << 8);
     while config[usize::from(pointer) / 4] & 0xff != EXPRESS {
         pointer = next_of(config[usize::from(pointer) / 4]);
     }
-    let dword = Dword::at(u16::from(pointer) + 4 * register).unwrap();
+    Dword::at(u16::from(pointer) + 4 * register).unwrap()
+}
+
+/// Sets bits in the PCI Express Capability of a function of the machine, as firmware would have left them.
+fn firmware_sets(machine: &mut Machine, function: &str, register: u16, mask: u32, value: u32) {
+    let dword = hardware_express(machine, function, register);
+    let function = machine.original(bdf(function)).unwrap();
     let old = machine.peek(function, dword);
     machine.poke(function, dword, old & !mask | value);
 }
@@ -113,6 +118,22 @@ fn a_payload_firmware_left_unlike_the_real_ports_is_made_like_it() {
     assert_eq!(vm.read(NIC, control) >> 5 & 7, 2, "512 bytes, as its port in the guest's view");
     vm.write_word(NIC, control, 0x2810);
     assert_eq!(real(&vm, bdf("02:00.0"), control) >> 5 & 7, 1);
+}
+
+/// What the port sent otherwise would be malformed to the function.
+#[test]
+fn a_root_port_firmware_left_with_more_payload_than_the_function_takes_is_lowered() {
+    let mut machine = wired();
+    firmware_sets(&mut machine, "02:00.0", express::DEVICE_CAPABILITIES, 7, 1);
+    firmware_sets(&mut machine, "00:01.1", express::DEVICE_CONTROL, express::MAX_PAYLOAD_SIZE, 2 << 5);
+    let mut vm = moved_with(machine, Relocation::new(host("02:00.0"), guest(NIC)));
+    let payload_of = |function| {
+        let control = hardware_express(vm.machine(), function, express::DEVICE_CONTROL);
+        vm.machine().peek(vm.machine().original(bdf(function)).unwrap(), control) >> 5 & 7
+    };
+    assert_eq!([payload_of("00:01.1"), payload_of("02:00.0")], [1, 1], "256 bytes");
+    let control = express(&mut vm, 2);
+    assert_eq!(vm.read(NIC, control) >> 5 & 7, 2, "512 bytes, as its port in the guest's view");
 }
 
 #[test]
@@ -474,6 +495,10 @@ const RULES: &[(&str, &str)] = &[
     (
         "Device Control: Max_Payload_Size of the real port",
         "a_payload_firmware_left_unlike_the_real_ports_is_made_like_it",
+    ),
+    (
+        "Device Control: Max_Payload_Size of the real port, above what the function takes",
+        "a_root_port_firmware_left_with_more_payload_than_the_function_takes_is_lowered",
     ),
     ("Device Control: error enables", "errors_are_reported_as_firmware_chose_and_the_guests_enables_read_back"),
     ("Device Control: Phantom Functions Enable", "no_phantom_functions"),
