@@ -2,14 +2,12 @@
 
 mod support;
 
-use core::time::Duration;
-
+use pci_remap::Dword;
 use pci_remap::sim::machine::{
     Blueprint, Capability, Disagreement, ExtendedCapability, Fault, LinkState, Machine, Undelivered, Wake,
 };
 use pci_remap::spec::express::PortType;
-use pci_remap::{Access, Dword};
-use support::{MEMORY, bdf};
+use support::{MEMORY, bdf, read, wait, write};
 
 const PORT: &str = "00:01.1";
 const NIC: &str = "02:00.0";
@@ -31,18 +29,6 @@ fn machine() -> Machine {
         assert_eq!([EXPRESS, POWER, MSI].map(|at| read(&mut machine, function, at) & 0xff), [0x10, 0x01, 0x05]);
     }
     machine
-}
-
-fn read(machine: &mut Machine, function: &str, offset: u16) -> u32 {
-    machine.config_read(Access::whole(bdf(function), Dword::at(offset).unwrap()))
-}
-
-fn write(machine: &mut Machine, function: &str, offset: u16, value: u32) {
-    machine.config_write(Access::whole(bdf(function), Dword::at(offset).unwrap()), value);
-}
-
-fn wait(machine: &mut Machine, milliseconds: u64) {
-    machine.elapse(Duration::from_millis(milliseconds));
 }
 
 fn answers(machine: &mut Machine) -> bool {

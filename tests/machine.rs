@@ -1,5 +1,7 @@
 //! The simulated hardware: registers keep their read-only bits, requests go where the registers say.
 
+mod support;
+
 use arbitrary::{Arbitrary, Unstructured};
 use pci_remap::mechanism::Ecam;
 use pci_remap::sim::machine::{
@@ -11,27 +13,9 @@ use pci_remap::spec::bar::BarKind;
 use pci_remap::spec::express::PortType;
 use pci_remap::spec::header;
 use pci_remap::spec::header::Command;
-use pci_remap::{Access, Bdf, Dword, Lanes, Space, Span, Width};
+use pci_remap::{Access, Bdf, Dword, Lanes, Space, Width};
 use proptest::prelude::*;
-
-const MEMORY: BarKind = BarKind::Memory32 { prefetchable: false };
-const WIDE: BarKind = BarKind::Memory64 { prefetchable: true };
-
-fn at(bdf: &str) -> Bdf {
-    bdf.parse().unwrap()
-}
-
-fn span(start: u64, len: u64) -> Span {
-    Span::new(start, len).unwrap()
-}
-
-fn read(machine: &mut Machine, bdf: &str, offset: u16) -> u32 {
-    machine.config_read(Access::whole(at(bdf), Dword::at(offset).unwrap()))
-}
-
-fn write(machine: &mut Machine, bdf: &str, offset: u16, value: u32) {
-    machine.config_write(Access::whole(at(bdf), Dword::at(offset).unwrap()), value);
-}
+use support::{MEMORY, MEMORY_64, bdf as at, read, span, write};
 
 /// What an untouched DWORD at this place reads.
 fn untouched(bdf: &str, bar: usize, offset: u64) -> u64 {
@@ -54,7 +38,7 @@ fn two_nics() -> Machine {
         .endpoint(
             Blueprint::endpoint(at("02:00.0"))
                 .bar(0, MEMORY, 0x2_0000, 0xf780_0000)
-                .bar(1, WIDE, 0x1000_0000, 0x10_0000_0000)
+                .bar(1, MEMORY_64, 0x1000_0000, 0x10_0000_0000)
                 .bar(3, BarKind::Io, 0x20, 0xe020)
                 .rom(0x1_0000, 0xf784_0000),
         )
@@ -226,7 +210,7 @@ fn conventional_functions_do_not_answer_beyond_256_bytes() {
 #[test]
 fn fixed_ranges_and_resizable_bars_and_vf_bars_behave() {
     let fixed = FixedRange { bar: 2, properties: 1, base: 0x9000_0000, max_offset: 0xfffc };
-    let vf = VfBar { kind: WIDE, size: 0x4000, address: 0 };
+    let vf = VfBar { kind: MEMORY_64, size: 0x4000, address: 0 };
     let mut machine = Builder::new()
         .root(0x00..=0xff, &[Builder::LOW_MEMORY])
         .endpoint(

@@ -3,15 +3,13 @@
 
 mod support;
 
-use core::time::Duration;
-
 use pci_remap::sim::machine::{
     Blueprint, Builder, Capability, ConfigWrite, ExtendedCapability, Fault, LinkState, Machine, Signaled, Undelivered,
 };
 use pci_remap::sim::platform::Message;
 use pci_remap::spec::express::PortType;
 use pci_remap::{Access, Dword, Lanes, Width};
-use support::{MEMORY, bdf, windows};
+use support::{MEMORY, bdf, read, wait, windows, write};
 
 const PORT: &str = "00:01.1";
 const NIC: &str = "02:00.0";
@@ -64,18 +62,6 @@ fn machine_with(slot_capabilities: u32) -> Machine {
 /// With a Power Controller.
 fn machine() -> Machine {
     machine_with(0x0002)
-}
-
-fn read(machine: &mut Machine, function: &str, offset: u16) -> u32 {
-    machine.config_read(Access::whole(bdf(function), at(offset)))
-}
-
-fn write(machine: &mut Machine, function: &str, offset: u16, value: u32) {
-    machine.config_write(Access::whole(bdf(function), at(offset)), value);
-}
-
-fn wait(machine: &mut Machine, milliseconds: u64) {
-    machine.elapse(Duration::from_millis(milliseconds));
 }
 
 fn link(machine: &Machine) -> LinkState {

@@ -29,7 +29,7 @@ pub(crate) struct Port<'t> {
     /// Whether nothing is wired behind it.
     pub(crate) has_empty_link: bool,
     /// Max_Payload_Size in Device Control of its own.
-    pub(crate) payload: u32,
+    pub(crate) payload: Option<u32>,
     /// The bridge whose Secondary Bus Reset does what a guest wants of this one's, if its own would do nothing.
     pub(crate) reset_by: Option<&'t Function>,
 }
@@ -63,12 +63,12 @@ impl<'t> Plan<'t> {
         })
     }
 
-    /// Max_Payload_Size of a port, as it is in Device Control. A function takes no more than it supports; where firmware
-    /// left its Root Port with more, Linux lowers the port (`pci_configure_mps`), if it sees them together.
-    pub(crate) fn payload(&self, port: &Function) -> u32 {
-        let Some(express) = port.express() else { return 0 };
+    /// Max_Payload_Size of a port with PCI Express, as it is in Device Control. A function takes no more than it supports;
+    /// where firmware left its Root Port with more, Linux lowers the port (`pci_configure_mps`), if it sees them together.
+    pub(crate) fn payload(&self, port: &Function) -> Option<u32> {
+        let express = port.express()?;
         let own = express.register(express::DEVICE_CONTROL) & express::MAX_PAYLOAD_SIZE;
-        let Some(bridge) = port.bridge().filter(|_| express.port_type == PortType::RootPort) else { return own };
+        let Some(bridge) = port.bridge().filter(|_| express.port_type == PortType::RootPort) else { return Some(own) };
         let leaving = self.relocations().iter().filter(|relocation| {
             relocation.host.0.bus() == bridge.secondary && relocation.guest.0.bus() != bridge.secondary
         });
@@ -76,7 +76,7 @@ impl<'t> Plan<'t> {
             leaving.filter_map(|relocation| self.host().function(relocation.host)?.express()).map(|express| {
                 (express.register(express::DEVICE_CAPABILITIES) & express::MAX_PAYLOAD_SIZE_SUPPORTED).wrapping_shl(5)
             });
-        supported.fold(own, u32::min)
+        Some(supported.fold(own, u32::min))
     }
 
     /// The bridge a reset of the bus behind a port with an empty link is to be made by: what is found there is all that is

@@ -7,7 +7,7 @@ use super::index::{Entry, MAX_FUNCTIONS};
 use super::rule::TooManyRules;
 use super::touched::Touched;
 use crate::address::{Bdf, Guest, Host};
-use crate::plan::{Places, Plan, PlanError, Role, Way};
+use crate::plan::{Places, Plan, PlanError, Role, VirtualFunctions, Way};
 use crate::topology::{Function, MAX_ROOT_WINDOWS};
 
 impl<const F: usize> Remapper<F> {
@@ -25,12 +25,19 @@ impl<const F: usize> Remapper<F> {
 
     pub(crate) fn build(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
         self.reserved.extend_from_slice(plan.reserved()).map_err(|_| PlanError::TooManyReserved)?;
+        let places = Places::find(plan);
+        let followed = plan.virtual_functions(&places);
         self.empty_vacated(plan)?;
-        self.add_moved(plan)?;
+        for found in followed.iter().flatten() {
+            self.empty_virtual_functions(found)?;
+        }
+        self.add_moved(plan, &places)?;
         self.add_hidden(plan)?;
         self.add_inert(plan)?;
         self.add_ports(plan)?;
-        self.add_virtual_functions(plan)?;
+        for found in followed.iter().flatten() {
+            self.add_virtual_functions(plan, found)?;
+        }
         self.leave_links_alone(plan)?;
         self.chain_functions(plan)?;
         self.set_multi_function_bits(plan)?;
@@ -64,20 +71,19 @@ impl<const F: usize> Remapper<F> {
         for Host(host) in leaving {
             self.set(Guest(host), Entry::Absent)?;
         }
-        // Virtual Functions are not there yet, and never where hardware has them.
-        for found in plan.virtual_functions(&Places::find(plan)).iter().flatten() {
-            for place in found.host.0.all(found.count).chain(found.guest.0.all(found.count)) {
-                self.set(Guest(place), Entry::Absent)?;
-            }
-        }
         Ok(())
     }
 
-    fn add_moved(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
-        let places = Places::find(plan);
+    /// Virtual Functions are not there yet, and never where hardware has them.
+    fn empty_virtual_functions(&mut self, found: &VirtualFunctions) -> Result<(), PlanError> {
+        let mut all = found.host.0.all(found.count).chain(found.guest.0.all(found.count));
+        all.try_for_each(|place| self.set(Guest(place), Entry::Absent))
+    }
+
+    fn add_moved(&mut self, plan: &Plan<'_>, places: &Places) -> Result<(), PlanError> {
         for (index, relocation) in plan.relocations().iter().copied().enumerate() {
             let Some(function) = plan.host().function(relocation.host) else { continue };
-            let moved = Touched::moved(plan, &places, index, relocation, function);
+            let moved = Touched::moved(plan, places, index, relocation, function);
             self.add(moved.map_err(|TooManyRules| PlanError::TooManyRegisters(relocation.host))?)?;
         }
         Ok(())

@@ -19,8 +19,8 @@ impl Touched {
     ) -> Result<(), TooManyRules> {
         let Some(left_by_firmware) = function.express() else { return Ok(()) };
         let (bus, own_bus) = (relocation.guest.0.bus(), relocation.host.0.bus());
-        let port = plan.host().bridge_to(own_bus).filter(|port| bus != own_bus && port.express().is_some());
-        let express = &self.settle_payload(left_by_firmware, port.map(|port| plan.payload(port)));
+        let port = plan.host().bridge_to(own_bus).filter(|_| bus != own_bus);
+        let express = &self.settle_payload(left_by_firmware, port.and_then(|port| plan.payload(port)));
         self.keep_error_enables(relocation.errors, express)?;
         self.restore_agreements(express);
         // On the bus it is on the guest sees the port it has.
@@ -28,8 +28,7 @@ impl Touched {
             return Ok(());
         }
         let bridge = plan.host().bridge_to(bus);
-        let shown = bridge.filter(|port| port.express().is_some()).map(|port| plan.payload(port));
-        self.agree_on_payload(express, shown)?;
+        self.agree_on_payload(express, bridge.and_then(|port| plan.payload(port)))?;
         if express.has_second_set() {
             self.keep_agreements_2(express)?;
         }

@@ -2,7 +2,7 @@
 //! function 0.
 
 use super::reason::Reason;
-use super::rule::TooManyRules;
+use super::rule::{Effect, TooManyRules};
 use super::touched::{Touched, low};
 use crate::access::Dword;
 use crate::address::{Guest, Host};
@@ -40,7 +40,8 @@ impl Touched {
         let bars = function.bars().filter(|bar| bar.kind() != BarKind::Rom && is_reached(plan, function.bdf(), bar));
         for bar in bars {
             let address = bar.span().map_or(0, |Host(span)| span.start());
-            inert.keep_address(Reason::Inert, bar.dword(function.header_type()), bar.kind(), bar.size(), address)?;
+            let dword = bar.dword(function.header_type());
+            inert.keep_address(Reason::Inert, Effect::None, dword, bar.kind(), bar.size(), address)?;
         }
         if let Some(express) = function.express() {
             inert.imitate_express(express)?;

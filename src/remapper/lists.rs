@@ -44,8 +44,8 @@ fn point(rules: &mut Rules, (dword, shift): (Dword, u32), to: u16) -> Result<(),
     rules.because(Reason::CapabilityList).fix(dword, mask, value)
 }
 
-/// Hides all extended capabilities `is_hidden` names, for a reason. The list starts at 100h, so a hidden entry there becomes a null
-/// capability that keeps its pointer (7.6.3: ID and version zero).
+/// Hides all extended capabilities `is_hidden` names, for a reason. The list starts at 100h, so a hidden entry there
+/// becomes a null capability that keeps its pointer (7.6.3: ID and version zero).
 pub(super) fn hide_extended_capabilities(
     rules: &mut Rules,
     reason: Reason,

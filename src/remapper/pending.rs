@@ -58,7 +58,7 @@ pub(super) enum Stage {
 }
 
 /// Windows of one function with changes that are due, by stage; a bit for each.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Due([u16; 3]);
 
 /// Functions with changes that are due.
@@ -71,7 +71,7 @@ pub(super) struct Pending<const F: usize> {
 }
 
 impl Due {
-    const NOTHING: Self = Self([0; 3]);
+    pub(super) const NOTHING: Self = Self([0; 3]);
 
     #[inline]
     pub(super) fn is_nothing(self) -> bool {

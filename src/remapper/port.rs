@@ -153,8 +153,8 @@ impl Touched {
 
     /// The function behind the bridge is reached as long as the bridge forwards and is awake, and takes what it sends. The
     /// registers of the capability are as they are then.
-    pub(super) fn keep_forwarding(&mut self, function: &Function, payload: u32) -> Option<Express> {
-        let express = function.express().map(|express| self.prepare_payload(express, payload));
+    pub(super) fn keep_forwarding(&mut self, function: &Function, payload: Option<u32>) -> Option<Express> {
+        let express = function.express().zip(payload).map(|(express, payload)| self.prepare_payload(express, payload));
         self.restore_bridge(function, express.as_ref());
         self.prepare(header::COMMAND, low(FORWARDING), low(FORWARDING), low(function.command()));
         if let Some(power) = function.capabilities().iter().find(|entry| entry.id == CapabilityId::POWER_MANAGEMENT)

@@ -157,10 +157,7 @@ impl<const F: usize> Remapper<F> {
         };
         match (is_reset, effect) {
             (true, _) => self.forget(index),
-            (false, Effect::PowerState) => {
-                self.settle(index);
-                self.settle_virtual_functions(index);
-            }
+            (false, Effect::PowerState) => self.settle_all(index),
             (false, _) => {}
         }
     }
@@ -176,8 +173,7 @@ impl<const F: usize> Remapper<F> {
         }
         touched.power.state = 0;
         touched.rules.forget_placement();
-        self.settle(index);
-        self.settle_virtual_functions(index);
+        self.settle_all(index);
     }
 
     /// Hardware is being given back what the function forgot.
@@ -185,8 +181,7 @@ impl<const F: usize> Remapper<F> {
         if let Some(touched) = self.functions.get_mut(index).filter(|touched| touched.has_forgotten) {
             touched.has_forgotten = false;
             self.forgetful = self.forgetful.saturating_sub(1);
-            self.settle(index);
-            self.settle_virtual_functions(index);
+            self.settle_all(index);
         }
     }
 }

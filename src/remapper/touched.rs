@@ -87,7 +87,7 @@ impl Touched {
             guest,
             rules: Rules::new(),
             windows: Vec::new(),
-            due: Due::default(),
+            due: Due::NOTHING,
             is_decoding: false,
             reach: Reach::NONE,
             bus_reset: None,
@@ -208,28 +208,25 @@ impl Touched {
         let kind = bar.kind();
         let dword = bar.dword(header_type);
         let reason = if kind == BarKind::Rom { Reason::Rom } else { Reason::Bar };
-        self.keep_address(reason, dword, kind, shown_size(bar), address)?;
-        let mut rules = self.rules.because(reason);
+        let effect = if kind == BarKind::Rom { Effect::Decoding } else { Effect::Placing };
+        self.keep_address(reason, effect, dword, kind, shown_size(bar), address)?;
         // A ROM decodes only while the guest enables it, as it may share its decoder with a BAR (7.5.1.2.4); its
         // address in hardware stays.
         if let Some(Host(host)) = bar.span().filter(|_| kind == BarKind::Rom) {
             let [address, _] = halves(host.start());
+            let mut rules = self.rules.because(reason);
             rules.pass(dword, ROM_ENABLE)?;
             rules.hold(dword, address)?;
         }
-        let effect = if kind == BarKind::Rom { Effect::Decoding } else { Effect::Placing };
-        rules.set_off(dword, effect)?;
-        match dword.plus(1).filter(|_| kind.is_64_bit()) {
-            Some(upper) => rules.set_off(upper, Effect::Placing),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Keeps the register of a BAR of this size in the shadow: address bits are writable, so that sizing falls out
-    /// (7.5.1.2.1).
+    /// (7.5.1.2.1). A change has this effect.
     pub(super) fn keep_address(
         &mut self,
         reason: Reason,
+        effect: Effect,
         dword: Dword,
         kind: BarKind,
         size: u64,
@@ -240,10 +237,12 @@ impl Touched {
         let enable = if kind == BarKind::Rom { ROM_ENABLE } else { 0 };
         let mut rules = self.rules.because(reason);
         rules.keep(dword, !0, mask_low & !kind.type_mask() | enable, low | kind.type_bits())?;
-        match dword.plus(1).filter(|_| kind.is_64_bit()) {
-            Some(upper) => rules.keep(upper, !0, mask_high, high),
-            None => Ok(()),
+        rules.set_off(dword, effect)?;
+        if let Some(upper) = dword.plus(1).filter(|_| kind.is_64_bit()) {
+            rules.keep(upper, !0, mask_high, high)?;
+            rules.set_off(upper, effect)?;
         }
+        Ok(())
     }
 
     pub(super) fn identify(&self, fingerprint: &mut Fingerprint) {

@@ -10,7 +10,7 @@ use super::touched::Touched;
 use super::window::Trapped;
 use crate::access::Dword;
 use crate::address::{Bdf, Guest, Host};
-use crate::plan::{Addresses, MsixTable, Places, Plan, PlanError, VirtualFunctions};
+use crate::plan::{Addresses, MsixTable, Plan, PlanError, VirtualFunctions};
 use crate::spec::bar::BarKind;
 use crate::spec::header::Command;
 use crate::spec::{express, sriov};
@@ -32,31 +32,29 @@ pub(super) struct Followed {
 }
 
 impl<const F: usize> Remapper<F> {
-    pub(super) fn add_virtual_functions(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
-        for found in plan.virtual_functions(&Places::find(plan)).iter().flatten() {
-            let host = found.physical;
-            let too_many = |TooManyRules| PlanError::TooManyRegisters(host);
-            let Some(function) = plan.host().function(host) else { continue };
-            let Some(sriov) = function.sriov() else { continue };
-            let Some(physical) = self.functions.iter().position(|touched| touched.host == host.0) else { continue };
-            let Some(touched) = self.functions.get_mut(physical) else { continue };
-            touched.show_sriov(plan, found, sriov).map_err(too_many)?;
-            let relocation = plan.relocation_of(host);
-            let trapped = relocation.is_some_and(|relocation| relocation.msix_table == MsixTable::Trapped);
-            let windows = self.add(Touched::virtual_functions(function, found, sriov, trapped))?;
-            if let Some(port) = plan.ari_port(found) {
-                let index = self.staying(port)?;
-                if let Some(touched) = self.functions.get_mut(index) {
-                    touched.forward_ari(port).map_err(|TooManyRules| PlanError::TooManyRegisters(port.bdf()))?;
-                }
-            }
-            let VirtualFunctions { count: total, host, guest, .. } = *found;
-            let control = register(sriov, sriov::CONTROL);
-            let num_vfs = register(sriov, sriov::NUM_VFS);
-            let followed = Followed { physical, windows, control, num_vfs, total, enabled: 0, host, guest };
-            // A plan has no more.
-            let _ = self.followed.push(followed);
+    pub(super) fn add_virtual_functions(&mut self, plan: &Plan<'_>, found: &VirtualFunctions) -> Result<(), PlanError> {
+        let host = found.physical;
+        let Some(function) = plan.host().function(host) else { return Ok(()) };
+        let Some(sriov) = function.sriov() else { return Ok(()) };
+        let Some(physical) = self.functions.iter().position(|touched| touched.host == host.0) else { return Ok(()) };
+        if let Some(touched) = self.functions.get_mut(physical) {
+            let shown = touched.show_sriov(plan, found, sriov);
+            shown.map_err(|TooManyRules| PlanError::TooManyRegisters(host))?;
         }
+        let relocation = plan.relocation_of(host);
+        let trapped = relocation.is_some_and(|relocation| relocation.msix_table == MsixTable::Trapped);
+        let windows = self.add(Touched::virtual_functions(function, found, sriov, trapped))?;
+        if let Some(port) = plan.ari_port(found) {
+            let index = self.staying(port)?;
+            if let Some(touched) = self.functions.get_mut(index) {
+                touched.forward_ari(port).map_err(|TooManyRules| PlanError::TooManyRegisters(port.bdf()))?;
+            }
+        }
+        let VirtualFunctions { count: total, host, guest, .. } = *found;
+        let control = register(sriov, sriov::CONTROL);
+        let num_vfs = register(sriov, sriov::NUM_VFS);
+        // A plan has no more.
+        let _ = self.followed.push(Followed { physical, windows, control, num_vfs, total, enabled: 0, host, guest });
         Ok(())
     }
 
@@ -77,6 +75,12 @@ impl<const F: usize> Remapper<F> {
     /// The address a Virtual Function has in the guest, by the bus numbers of the start.
     pub(super) fn virtual_to_guest(&self, host: Host<Bdf>) -> Option<Guest<Bdf>> {
         self.followed.iter().find_map(|followed| followed.to_guest(host))
+    }
+
+    /// Works out anew where the windows of a function shall be, and those of its Virtual Functions.
+    pub(super) fn settle_all(&mut self, index: usize) {
+        self.settle(index);
+        self.settle_virtual_functions(index);
     }
 
     /// Works out anew which Virtual Functions there are, and where their windows shall be, after a register of their
@@ -121,9 +125,9 @@ impl Followed {
 
     /// NumVFs while VF Enable is set.
     fn count(&self, rules: &Rules) -> u16 {
-        let [low, high, ..] = rules.shadow(self.num_vfs).to_le_bytes();
+        let [count, _] = sriov::halves(rules.shadow(self.num_vfs));
         let is_enabled = rules.shadow(self.control) & sriov::VF_ENABLE != 0;
-        if is_enabled { u16::from_le_bytes([low, high]).min(self.total) } else { 0 }
+        if is_enabled { count.min(self.total) } else { 0 }
     }
 
     fn are_decoding(&self, rules: &Rules) -> bool {
@@ -182,7 +186,9 @@ impl Touched {
         rules.fix(at(sriov::SYSTEM_PAGE_SIZE), !0, own(sriov::SYSTEM_PAGE_SIZE))?;
         rules.fix(at(sriov::MIGRATION_STATE), !0, 0)?;
         for one in found.bars.into_iter().flatten() {
-            self.keep_vf_bar(bar_register(sriov, one.bar.number()), one.bar.kind(), one.bar.size(), one.guest)?;
+            let dword = bar_register(sriov, one.bar.number());
+            let (reason, effect) = (Reason::VirtualFunctions, Effect::VirtualFunctions);
+            self.keep_address(reason, effect, dword, one.bar.kind(), one.bar.size(), one.guest)?;
             self.place_vf_bar(sriov, one.bar.number(), one.bar.kind(), one.host.0.start());
         }
         for index in 0..6 {
@@ -191,16 +197,6 @@ impl Touched {
         self.restore(at(sriov::SYSTEM_PAGE_SIZE), !0, own(sriov::SYSTEM_PAGE_SIZE));
         self.restore(at(sriov::CONTROL), 0xffff, ari);
         Ok(())
-    }
-
-    fn keep_vf_bar(&mut self, dword: Dword, kind: BarKind, size: u64, address: u64) -> Result<(), TooManyRules> {
-        self.keep_address(Reason::VirtualFunctions, dword, kind, size, address)?;
-        let mut rules = self.rules.because(Reason::VirtualFunctions);
-        rules.set_off(dword, Effect::VirtualFunctions)?;
-        match dword.plus(1).filter(|_| kind.is_64_bit()) {
-            Some(upper) => rules.set_off(upper, Effect::VirtualFunctions),
-            None => Ok(()),
-        }
     }
 
     /// The real VF BAR, which firmware may have left without an address.

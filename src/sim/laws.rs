@@ -3,6 +3,8 @@
 //! Each law is a function of its name. It looks at the [`Vm`] from outside, through the guest's accesses and the
 //! hardware's registers, and never asks the remapper what it thinks.
 
+mod virtual_functions;
+
 use core::fmt::Debug;
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -11,8 +13,6 @@ use std::string::String;
 use std::vec::Vec;
 
 use super::explanation::what_is_said_is_done;
-mod virtual_functions;
-
 use super::machine::FunctionId;
 use super::platform::Platform;
 use super::scenario::{Address, ResetBehind, Scenario, Step, Target};

@@ -21,6 +21,12 @@ pub const MIGRATION_STATE: u16 = 15;
 /// Number of DWORDs of the structure.
 pub const DWORDS: u16 = 16;
 
+/// The lower and the upper half of a register that holds two numbers.
+pub const fn halves(register: u32) -> [u16; 2] {
+    let [a, b, c, d] = register.to_le_bytes();
+    [u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])]
+}
+
 /// VF Enable in SR-IOV Control.
 pub const VF_ENABLE: u32 = 1 << 0;
 /// VF Memory Space Enable in SR-IOV Control.

@@ -430,12 +430,8 @@ impl SrIov {
     fn read(dword: Dword, read: &mut impl FnMut(Dword) -> u32, sizes: &BarSizes) -> Self {
         let registers: [u32; sriov::DWORDS as usize] = core::array::from_fn(|index| read(nth(dword, index)));
         let register = |index: u16| registers.get(usize::from(index)).copied().unwrap_or(0);
-        let halves = |register: u32| {
-            let [a, b, c, d] = register.to_le_bytes();
-            [[a, b], [c, d]].map(u16::from_le_bytes)
-        };
-        let [_, total_vfs] = halves(register(sriov::TOTAL_VFS));
-        let [first_vf_offset, vf_stride] = halves(register(sriov::VF_OFFSET));
+        let [_, total_vfs] = sriov::halves(register(sriov::TOTAL_VFS));
+        let [first_vf_offset, vf_stride] = sriov::halves(register(sriov::VF_OFFSET));
         let raw: [u32; 6] =
             core::array::from_fn(|index| register(sriov::VF_BAR0.saturating_add(u16::try_from(index).unwrap_or(0))));
         let vf_bars = table(&raw, &sizes.vf_bars, 6);

@@ -121,8 +121,7 @@ fn find_vf_addresses(hardware: &mut impl ConfigSpace, bdf: Host<Bdf>, sriov: &Sr
     let mut found = None;
     for count in (1..=sriov.total_vfs).rev() {
         write_low_half(hardware, bdf, num_vfs, count.into());
-        let [a, b, c, d] = read(hardware, bdf, offset).to_le_bytes();
-        let [offset, stride] = [[a, b], [c, d]].map(u16::from_le_bytes);
+        let [offset, stride] = sriov::halves(read(hardware, bdf, offset));
         // Of a single one there is no stride.
         let is_same = |[first, step]: &mut [u16; 2]| *first == offset && (*step == stride || count == 1);
         if !is_same(found.get_or_insert([offset, stride])) {

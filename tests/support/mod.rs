@@ -1,6 +1,8 @@
 //! The talk's machine and a guest's accesses to it, for tests that speak of registers.
 #![allow(dead_code, reason = "no test file uses everything")]
 
+use core::time::Duration;
+
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, Windows};
 use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
 use pci_remap::spec::bar::BarKind;
@@ -72,6 +74,19 @@ pub(crate) fn moved(mut machine: Machine, moves: &[(&str, &str)]) -> Vm {
     let plan = Plan::new(scan(&mut machine));
     let plan = moves.iter().try_fold(plan, |plan, (from, to)| plan.relocate(host(from), guest(to))).unwrap();
     Vm::start(machine, &plan).unwrap()
+}
+
+/// The hardware's register of a function, by offset.
+pub(crate) fn read(machine: &mut Machine, function: &str, offset: u16) -> u32 {
+    machine.config_read(Access::whole(bdf(function), Dword::at(offset).unwrap()))
+}
+
+pub(crate) fn write(machine: &mut Machine, function: &str, offset: u16, value: u32) {
+    machine.config_write(Access::whole(bdf(function), Dword::at(offset).unwrap()), value);
+}
+
+pub(crate) fn wait(machine: &mut Machine, milliseconds: u64) {
+    machine.elapse(Duration::from_millis(milliseconds));
 }
 
 /// A guest's accesses to one function, by offset.

@@ -7,7 +7,7 @@ use crate::access::{Access, Lanes};
 use crate::address::{Bdf, Guest, Span};
 use crate::decision::{ReadDecision, Splice};
 use crate::delta::Space;
-use crate::plan::{MsixTable, VirtualFunctions};
+use crate::plan::{MsixTable, Relocation, VirtualFunctions};
 use crate::spec::{header, sriov};
 use crate::topology::{Function, SrIov};
 
@@ -29,9 +29,14 @@ impl<'t> Session<'t> {
         self.topology.view().function(of.physical).and_then(Function::sriov)
     }
 
+    /// The move of the Physical Function.
+    fn move_of(&self, of: &VirtualFunctions) -> Relocation {
+        *self.relocations.iter().find(|relocation| relocation.host == of.physical).unwrap()
+    }
+
     /// A register of the SR-IOV Capability the guest finds.
     fn read_sriov(&mut self, of: &VirtualFunctions, index: u16) -> u32 {
-        let guest = self.relocations.iter().find(|relocation| relocation.host == of.physical).unwrap().guest.0;
+        let guest = self.move_of(of).guest.0;
         let dword = self.sriov(of).and_then(|sriov| sriov.dword.plus(index)).unwrap();
         self.vm.config_read(Guest(Access::whole(guest, dword)))
     }
@@ -39,7 +44,7 @@ impl<'t> Session<'t> {
 
 /// The windows of all Virtual Functions of one, as the guest's registers describe them.
 pub(super) fn claims(session: &mut Session<'_>, found: &VirtualFunctions) -> Vec<Claim> {
-    let relocation = *session.relocations.iter().find(|relocation| relocation.host == found.physical).unwrap();
+    let relocation = session.move_of(found);
     let both = sriov::VF_ENABLE | sriov::VF_MEMORY_SPACE_ENABLE;
     if session.vm.remapper().has_forgotten(found.physical)
         || !session.is_awake(relocation)
@@ -71,7 +76,7 @@ pub(super) fn are_where_they_are_said_to_be(session: &mut Session<'_>) {
         return;
     }
     for found in session.followed.clone() {
-        let relocation = *session.relocations.iter().find(|relocation| relocation.host == found.physical).unwrap();
+        let relocation = session.move_of(&found);
         if session.vm.config_read(Guest(Access::whole(relocation.guest.0, header::ID))) == !0 {
             continue;
         }

@@ -117,15 +117,13 @@ impl Function {
     /// NumVFs, while VF Enable is set.
     fn enabled_virtual_functions(&self) -> u16 {
         let is_enabled = self.sriov(sriov::CONTROL) & sriov::VF_ENABLE != 0;
-        let low = |register: u32| u16::try_from(register & 0xffff).unwrap_or(0);
-        let (count, total) = (low(self.sriov(sriov::NUM_VFS)), low(self.sriov(sriov::TOTAL_VFS)));
+        let [[count, _], [total, _]] = [sriov::NUM_VFS, sriov::TOTAL_VFS].map(|at| sriov::halves(self.sriov(at)));
         if is_enabled { count.min(total) } else { 0 }
     }
 
     /// Routing ID of a Virtual Function (9.3.3.8, 9.3.3.9).
     fn virtual_function(&self, number: u16) -> Option<Bdf> {
-        let [offset_low, offset_high, stride_low, stride_high] = self.sriov(sriov::VF_OFFSET).to_le_bytes();
-        let [offset, stride] = [[offset_low, offset_high], [stride_low, stride_high]].map(u16::from_le_bytes);
+        let [offset, stride] = sriov::halves(self.sriov(sriov::VF_OFFSET));
         let id = number.checked_mul(stride)?.checked_add(offset)?.checked_add(self.bdf().routing_id())?;
         Some(Bdf::from_routing_id(id))
     }
