@@ -187,6 +187,9 @@ newer_qemu() {
 boot_bochs() {
     local log=$work/$1 disc=$work/disc started=$SECONDS
     need bochs bochs
+    # SeaBIOS satisfies the package of Bochs, which then lacks what its configuration names.
+    need /usr/share/bochs/BIOS-bochs-latest bochsbios
+    need /usr/share/vgabios/vgabios.bin vgabios
     need grub-mkrescue grub-common
     need xorriso xorriso
     need mformat mtools
