@@ -12,6 +12,7 @@ use crate::address::Host;
 /// Hide                  => !0
 /// Emulate(value)        => value
 /// Redirect{to, splice}  => splice.apply(hardware.read(to))
+/// Requesters{to}        => remapper.requesters(to, hardware.read(to))
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -28,6 +29,12 @@ pub enum ReadDecision {
         to: Host<Access>,
         /// Which bits of its answer count.
         splice: Splice,
+    },
+    /// Read the hardware there: it names who requested something by the host's Routing IDs, and
+    /// [`Remapper::requesters`](crate::Remapper::requesters) puts the guest's in their place.
+    Requesters {
+        /// The access to make.
+        to: Host<Access>,
     },
 }
 

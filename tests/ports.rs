@@ -7,7 +7,7 @@
 //! | `port.rs` `keep_forwarding`, `silence`: a port left empty | [`a_port_left_empty_is_woken_and_silenced_before_the_guest_starts`] |
 //! | `port.rs` `silence`: a port with siblings left | [`a_guarded_port_is_woken_and_only_what_is_hidden_is_silenced`] |
 //! | `port.rs` `is_hidden`, `is_hidden_extended`: power states, DPC, agreements | [`a_guarded_port_has_no_power_states_and_contains_no_errors`], [`a_guarded_port_shows_nothing_that_has_to_agree_with_the_function_that_left`] |
-//! | `port.rs` `name_no_error_sources` | [`an_error_is_not_blamed_on_who_has_the_address_of_the_function_that_left`] |
+//! | `port.rs` `name_requesters`: error sources | [`an_error_is_not_blamed_on_who_has_the_address_of_the_function_that_left`] |
 //! | `guarded_port.rs` `guard_port`: open windows are kept, closed ones are not | [`a_guarded_port_opens_windows_firmware_left_closed`] |
 //! | `guarded_port.rs` `guard_express`: slot, payload size, agreements | [`a_guarded_port_has_no_slot_and_keeps_its_payload_size`], [`a_guarded_port_offers_only_what_is_on`] |
 //! | `guarded_port.rs` `freeze_link` of the port | [`a_guarded_port_keeps_its_link`] |
@@ -331,18 +331,18 @@ fn a_chain_goes_on_through_functions_that_moved_there() {
     assert_eq!(vm.read(DESTINATION, 0x40) >> 20 & 0xf, 4);
 }
 
-/// Two functions change places, and both have an error: each port has the other's address as the guest means it.
+/// Two functions change places, and both have an error: each has the other's address in hardware.
 #[test]
 fn an_error_is_not_blamed_on_who_has_the_address_of_the_function_that_left() {
     let with_errors = |port: Blueprint| port.extended(&ExtendedCapability::AdvancedErrorReporting);
     let ports = [destination_port(), source_port()].map(with_errors);
     let mut vm = moved(pc(ports, [display(), nic("02:00.0")]), &[("02:00.0", "01:00.0"), ("01:00.0", "02:00.0")]);
     let sources = dword(0x134);
-    for (port, requester) in [(DESTINATION, 0x0100), (SOURCE, 0x0200)] {
+    for (port, requester, named) in [(DESTINATION, 0x0100, 0x0200), (SOURCE, 0x0200, 0x0100)] {
         let id = vm.machine().original(bdf(port)).unwrap();
         vm.machine_mut().poke(id, sources, requester << 16 | requester);
         assert_eq!(vm.read(port, 0x100) & 0xffff, 0x0001, "the capability is shown");
-        assert_eq!(vm.read(port, sources.offset()), 0, "{port}");
+        assert_eq!(vm.read(port, sources.offset()), named << 16 | named, "{port}");
     }
 }
 

@@ -78,14 +78,3 @@ fn to_guest_is_the_inverse_of_to_host() {
     assert_eq!(elsewhere, [bdf("00:1f.0")], "the hidden one");
     assert_eq!(remapper.to_guest(host("02:00.0")), Some(guest("01:01.0")));
 }
-
-#[test]
-fn registers_that_name_a_requester_name_the_guests() {
-    let remapper = remapper();
-    // 02:00.0 is found at 01:01.0, 01:00.0 where it is, 00:1f.0 nowhere.
-    assert_eq!(remapper.error_sources(Host(0x0200_0100)), Guest(0x0108_0100));
-    assert_eq!(remapper.error_sources(Host(0x00f8_0200)), Guest(0x0000_0108));
-    assert_eq!(remapper.root_status(Host(0x0001_0200)), Guest(0x0001_0108));
-    assert_eq!(remapper.root_status(Host(0x0003_00f8)), Guest(0x0003_0000));
-    assert_eq!(remapper.containment_source(Host(0x0200_0003)), Guest(0x0108_0003));
-}

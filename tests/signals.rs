@@ -1,15 +1,25 @@
-//! What the simulated hardware signals: slots, errors, containment, messages nobody expects, wake-ups; and its log of
-//! configuration writes.
+//! What the simulated hardware signals: slots, errors, containment, messages nobody expects, wake-ups; whom a guest
+//! reads that they came from; and the log of configuration writes.
+//!
+//! | rule (in `src/remapper`) | test |
+//! |---|---|
+//! | `port.rs` `name_requesters`: error sources | [`a_guest_reads_its_own_routing_ids_of_who_signalled`] |
+//! | `port.rs` `name_requesters`: PME Requester ID | [`a_guest_reads_its_own_routing_ids_of_who_signalled`], [`a_port_that_is_left_names_the_function_where_it_went`] |
+//! | `port.rs` `name_requesters`: DPC Error Source ID | [`a_guest_reads_its_own_routing_ids_of_what_was_contained`] |
+//! | `build.rs` `add_event_collectors` | [`an_event_collector_names_integrated_functions_as_the_guest_finds_them`] |
+//! | `routing.rs` `requesters`: who is not found | [`who_the_guest_does_not_find_is_not_named`] |
 
 mod support;
 
+use pci_remap::plan::BusNumbers;
 use pci_remap::sim::machine::{
     Blueprint, Builder, Capability, ConfigWrite, ExtendedCapability, Fault, LinkState, Machine, Signaled, Undelivered,
 };
 use pci_remap::sim::platform::Message;
+use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
-use pci_remap::{Access, Dword, Lanes, Width};
-use support::{MEMORY, bdf, read, wait, windows, write};
+use pci_remap::{Access, Dword, Guest, Lanes, Plan, Width};
+use support::{MEMORY, Registers, bdf, guest, host, moved, read, scan, wait, windows, write};
 
 const PORT: &str = "00:01.1";
 const NIC: &str = "02:00.0";
@@ -287,4 +297,118 @@ fn the_log_of_configuration_writes_says_what_each_function_took_and_what_it_chan
         taken(port, SLOT_CONTROL, 0b1111, 0x0400, 0x0400),
     ];
     assert_eq!(machine.config_writes()[before..], taken, "neither what is absent nor what has no power takes one");
+}
+
+/// The second function of the device in the slot.
+const SECOND: &str = "02:00.1";
+
+/// The device in the slot has two functions. The port sends payloads of 256 bytes.
+fn machine_of_two() -> Machine {
+    let function = |at| {
+        Blueprint::endpoint(bdf(at))
+            .capability(&Capability::Express(PortType::Endpoint))
+            .capability(&Capability::PowerManagement)
+            .extended(&ExtendedCapability::AdvancedErrorReporting)
+    };
+    let builder = Builder::new().root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY, Builder::PORTS]);
+    let other = Blueprint::port(bdf("00:01.0"), PortType::RootPort, 1..=1, windows(0xe000_0000));
+    let functions = [port(0x0002).register(at(DEVICE_CONTROL), 0x2830), other, function(NIC), function(SECOND)];
+    functions.into_iter().fold(builder, Builder::function).build().unwrap()
+}
+
+fn moved_to(at: &str) -> Vm {
+    moved(machine_of_two(), &[(SECOND, at)])
+}
+
+/// A function of the hardware is sent more than it takes, which is fatal.
+fn send_too_much_to(machine: &mut Machine, function: &str) {
+    // Payloads of 128 bytes, Fatal Error Reporting Enable.
+    write(machine, function, DEVICE_CONTROL, 0x2814);
+    assert_eq!(machine.dma_read(bdf(function), 0x1000, 0x1000), Err(Undelivered::Malformed(bdf(function))));
+}
+
+/// It has an error like that, and wants to be woken.
+fn signal(vm: &mut Vm, function: &str) {
+    let machine = vm.machine_mut();
+    send_too_much_to(machine, function);
+    write(machine, function, PMCSR, 0x8100);
+    let id = machine.original(bdf(function)).unwrap();
+    assert!(machine.raise_pme(id));
+}
+
+#[test]
+fn a_guest_reads_its_own_routing_ids_of_who_signalled() {
+    for (function, named) in [(SECOND, 0x0203), (NIC, 0x0200)] {
+        let mut vm = moved_to("02:00.3");
+        signal(&mut vm, function);
+        let machine = vm.machine_mut();
+        let own = u32::from(bdf(function).routing_id());
+        assert_eq!([ERROR_SOURCE, ROOT_STATUS].map(|at| read(machine, PORT, at)), [own << 16, 0x0001_0000 | own]);
+        assert_eq!([ERROR_SOURCE, ROOT_STATUS].map(|at| vm.read(PORT, at)), [named << 16, 0x0001_0000 | named]);
+        // By words and bytes.
+        let mut part = |offset, width| vm.config_read(Guest(Access::at(bdf(PORT), offset, width).unwrap()));
+        assert_eq!(part(ERROR_SOURCE + 2, Width::Word) >> 16, named);
+        assert_eq!(
+            [part(ROOT_STATUS, Width::Byte) & 0xff, part(ROOT_STATUS + 1, Width::Byte) >> 8 & 0xff],
+            [named & 0xff, 2]
+        );
+    }
+}
+
+#[test]
+fn a_port_that_is_left_names_the_function_where_it_went() {
+    for (function, named) in [(SECOND, 0x0108), (NIC, 0x0200)] {
+        let mut vm = moved_to("01:01.0");
+        signal(&mut vm, function);
+        assert_eq!([ERROR_SOURCE, ROOT_STATUS].map(|at| vm.read(PORT, at)), [named << 16, 0x0001_0000 | named]);
+    }
+}
+
+#[test]
+fn a_guest_reads_its_own_routing_ids_of_what_was_contained() {
+    let mut vm = moved_to("02:00.3");
+    let machine = vm.machine_mut();
+    write(machine, PORT, DPC_CONTROL, 0x0001_0000);
+    send_too_much_to(machine, SECOND);
+    assert_eq!(read(machine, PORT, DPC_STATUS), 0x0201_000d);
+    assert_eq!(vm.read(PORT, DPC_STATUS), 0x0203_000d);
+    let status = Access::at(bdf(PORT), DPC_STATUS, Width::Word).unwrap();
+    assert_eq!(vm.config_read(Guest(status)) & 0xffff, 0x000d);
+}
+
+#[test]
+fn who_the_guest_does_not_find_is_not_named() {
+    let mut machine = machine_of_two();
+    let plan = Plan::new(scan(&mut machine)).hide(host(SECOND)).unwrap();
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    signal(&mut vm, SECOND);
+    assert_eq!([ERROR_SOURCE, ROOT_STATUS].map(|at| vm.read(PORT, at)), [0, 0x0001_0000]);
+}
+
+#[test]
+fn who_signalled_is_named_by_the_bus_numbers_the_guest_gave() {
+    let mut machine = machine_of_two();
+    let plan = Plan::new(scan(&mut machine)).relocate(host(SECOND), guest("02:00.3")).unwrap();
+    let mut vm = Vm::start(machine, &plan.bus_numbers(BusNumbers::Virtual)).unwrap();
+    vm.write(PORT, 0x18, 0x0005_0500);
+    signal(&mut vm, SECOND);
+    assert_eq!([ERROR_SOURCE, ROOT_STATUS].map(|at| vm.read(PORT, at)), [0x0503_0000, 0x0001_0503]);
+}
+
+#[test]
+fn an_event_collector_names_integrated_functions_as_the_guest_finds_them() {
+    const COLLECTOR: &str = "00:1e.0";
+    const INTEGRATED: &str = "00:05.0";
+    let function = |at, kind| {
+        Blueprint::endpoint(bdf(at))
+            .capability(&Capability::Express(kind))
+            .capability(&Capability::PowerManagement)
+            .extended(&ExtendedCapability::AdvancedErrorReporting)
+    };
+    let builder = Builder::new().root(0..=0xff, &[Builder::LOW_MEMORY]);
+    let collector = function(COLLECTOR, PortType::RootComplexEventCollector);
+    let integrated = function(INTEGRATED, PortType::RootComplexIntegratedEndpoint);
+    let mut vm = moved(builder.function(collector).function(integrated).build().unwrap(), &[(INTEGRATED, "00:06.0")]);
+    signal(&mut vm, INTEGRATED);
+    assert_eq!([ERROR_SOURCE, ROOT_STATUS].map(|at| vm.read(COLLECTOR, at)), [0x0030_0000, 0x0001_0030]);
 }

@@ -166,6 +166,7 @@ pub(crate) fn read_by_ports(ports: &mut ConfigAddress, remapper: &Remapper<ROOM>
     let dword = match remapper.read(piece.access()) {
         ReadDecision::Redirect { splice, .. } => splice.apply(raw),
         ReadDecision::Emulate(value) => value,
+        ReadDecision::Requesters { to } => remapper.requesters(to, raw),
         ReadDecision::Passthrough | ReadDecision::Hide => !0,
     };
     piece.answer(!0, dword)

@@ -8,6 +8,7 @@ use super::rule::TooManyRules;
 use super::touched::Touched;
 use crate::address::{Bdf, Guest, Host};
 use crate::plan::{Places, Plan, PlanError, Role, VirtualFunctions, Way};
+use crate::spec::express::PortType;
 use crate::topology::{Function, MAX_ROOT_WINDOWS};
 
 impl<const F: usize> Remapper<F> {
@@ -35,6 +36,7 @@ impl<const F: usize> Remapper<F> {
         self.add_hidden(plan)?;
         self.add_inert(plan)?;
         self.add_ports(plan)?;
+        self.add_event_collectors(plan)?;
         for found in followed.iter().flatten() {
             self.add_virtual_functions(plan, found)?;
         }
@@ -115,6 +117,24 @@ impl<const F: usize> Remapper<F> {
             let bdf = port.function.bdf();
             if plan.stays(bdf) {
                 self.add(Touched::port(&port).map_err(|TooManyRules| PlanError::TooManyRegisters(bdf))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What functions on a root bus signal ends at the Root Complex Event Collector there (1.3.4).
+    fn add_event_collectors(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        let is_collector = |function: &&Function| {
+            function.express().is_some_and(|express| express.port_type == PortType::RootComplexEventCollector)
+        };
+        for collector in plan.host().functions().iter().filter(is_collector) {
+            let mut beside = plan.host().bus(collector.bdf().0.bus());
+            if plan.stays(collector.bdf()) && beside.any(|function| !plan.stays(function.bdf())) {
+                let index = self.staying(collector)?;
+                if let Some(touched) = self.functions.get_mut(index) {
+                    let named = touched.name_requesters(collector);
+                    named.map_err(|TooManyRules| PlanError::TooManyRegisters(collector.bdf()))?;
+                }
             }
         }
         Ok(())

@@ -57,6 +57,8 @@ pub enum Absence {
 pub struct Register {
     /// Bits the guest reads from hardware.
     pub from_hardware: u32,
+    /// Those of them that hold Routing IDs, which the guest reads as its own.
+    pub requesters: u32,
     /// What the guest reads in the others: the shadow.
     pub shadow: u32,
     /// Bits of a write that reach hardware.
@@ -101,6 +103,7 @@ impl Touched {
         let lanes = access.lanes();
         let register = Register {
             from_hardware: rule.from_hardware & lanes.mask(),
+            requesters: rule.requesters() & lanes.mask(),
             shadow: rule.shadow & lanes.mask(),
             to_hardware: rule.to_hardware & lanes.mask(),
             held: rule.hold & rule.written_lanes(lanes).map_or(0, Lanes::mask),
@@ -129,12 +132,13 @@ impl fmt::Display for Explanation {
                     write!(f, "{next}it was reset, and gets back what it forgot with the next write")?;
                 }
                 let of = access.lanes().mask();
-                let Register { from_hardware, shadow, to_hardware, held, to_shadow, reason } = register;
+                let Register { from_hardware, requesters, shadow, to_hardware, held, to_shadow, reason } = register;
                 if from_hardware != of {
                     write!(f, "{next}read from the shadow, {shadow:08x}: {}", Bits { bits: of & !from_hardware, of })?;
                 }
                 let others = [
-                    ("read from hardware", from_hardware),
+                    ("read from hardware", from_hardware & !requesters),
+                    ("read as Routing IDs of the guest", requesters),
                     ("written to the shadow", to_shadow),
                     ("written to hardware", to_hardware),
                     ("held at one in hardware", held),

@@ -55,9 +55,9 @@ use crate::topology::MAX_ROOT_WINDOWS;
 /// reset made a function forget, carries out the decision, applies the whole delta, then resumes the guest. A guest cannot
 /// cause an error.
 ///
-/// `F` counts moved and hidden functions, the ports they left or went behind, and first functions of devices whose
-/// number of functions changes; 5 is enough for one move, 252 is the most. Virtual Functions
-/// that follow count as one for each Physical Function.
+/// `F` counts moved and hidden functions, the ports they left or went behind, Root Complex Event Collectors on their bus,
+/// and first functions of devices whose number of functions changes; 5 is enough for one move, 252 is the most. Virtual
+/// Functions that follow count as one for each Physical Function.
 #[derive(Debug, Clone)]
 pub struct Remapper<const F: usize> {
     index: Index<F>,
@@ -126,14 +126,21 @@ impl<const F: usize> Remapper<F> {
     pub fn read(&self, access: Guest<Access>) -> ReadDecision {
         let Guest(access) = access;
         match self.index.entry(Guest(access.function())) {
-            Entry::Plain => ReadDecision::Passthrough,
-            Entry::Absent => ReadDecision::Hide,
-            Entry::Elsewhere => self.read_elsewhere(access),
-            Entry::Touched(index) => match self.functions.get(index) {
-                Some(touched) => touched.read(access),
-                None => ReadDecision::Passthrough,
-            },
+            Entry::Plain => return ReadDecision::Passthrough,
+            Entry::Absent => return ReadDecision::Hide,
+            Entry::Elsewhere => {}
+            Entry::Touched(index) => {
+                let Some(touched) = self.functions.get(index) else { return ReadDecision::Passthrough };
+                let rule = touched.rules.of(access.dword());
+                if !rule.is_read_in(access.lanes()) {
+                    return ReadDecision::Emulate(rule.shadow);
+                }
+                if !rule.names_requesters() {
+                    return rule.read(access.of(touched.host));
+                }
+            }
         }
+        self.read_rarely(access)
     }
 
     /// What to do with a write of these lanes of `value`, and what it changes.
@@ -186,8 +193,15 @@ impl<const F: usize> Remapper<F> {
         }
     }
 
+    /// A read of what the hardware has at another address, or of a register that names requesters.
     #[cold]
-    fn read_elsewhere(&self, access: Access) -> ReadDecision {
+    #[inline(never)]
+    fn read_rarely(&self, access: Access) -> ReadDecision {
+        if let Entry::Touched(index) = self.index.entry(Guest(access.function()))
+            && let Some(touched) = self.functions.get(index)
+        {
+            return touched.rules.of(access.dword()).read_requesters(access.of(touched.host));
+        }
         let to = self.elsewhere(Guest(access.function())).map(|function| access.of(function));
         ReadDecision::Redirect { to, splice: Splice::HARDWARE }
     }
@@ -354,16 +368,6 @@ enum Noted {
 }
 
 impl Touched {
-    #[inline]
-    fn read(&self, access: Access) -> ReadDecision {
-        let rule = self.rules.of(access.dword());
-        if !rule.is_read_in(access.lanes()) {
-            return ReadDecision::Emulate(rule.shadow);
-        }
-        let splice = Splice { hardware: rule.from_hardware, shadow: rule.shadow, lanes: access.lanes() };
-        ReadDecision::Redirect { to: Host(access.of(self.host)), splice }
-    }
-
     /// Takes a write into the shadow.
     #[inline]
     fn note(&mut self, access: Access, value: u32) -> Noted {

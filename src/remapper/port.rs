@@ -10,7 +10,7 @@ use crate::plan::{Port, Role, Way};
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId, extended_control_dword};
 use crate::spec::express::{self, PortType};
 use crate::spec::header::{self, Command};
-use crate::spec::{error_reporting, power_management, type1};
+use crate::spec::{containment, error_reporting, power_management, type1};
 use crate::topology::{Express, Function};
 
 /// The Command bits that make a bridge forward.
@@ -24,6 +24,7 @@ impl Touched {
     /// A bridge something left or moved behind.
     pub(super) fn port(port: &Port<'_>) -> Result<Self, TooManyRules> {
         let mut touched = Self::staying(port.function);
+        touched.name_requesters(port.function)?;
         match port.role {
             Role::Vacant => touched.show_conventional_bridge(port)?,
             Role::Guarded => touched.guard_port(port)?,
@@ -37,22 +38,29 @@ impl Touched {
             let (rules, hidden) = (&mut touched.rules, Reason::HiddenService);
             hide_capabilities(rules, hidden, port.function, |id| is_hidden(port, id))?;
             hide_extended_capabilities(rules, hidden, port.function, |id| is_hidden_extended(port, id))?;
-            if port.role != Role::Destination {
-                touched.name_no_error_sources(port.function)?;
-            }
         }
         Ok(touched)
     }
 
-    /// An error's source is a Requester ID of the hardware, which may be another function's in the guest's view, or
-    /// nobody's. Without one Linux asks all functions behind the port (`is_error_source`).
-    fn name_no_error_sources(&mut self, function: &Function) -> Result<(), TooManyRules> {
-        let is_root = function.express().is_some_and(|express| express.port_type == PortType::RootPort);
-        let errors = function.extended_capability(ExtendedCapabilityId::AER).filter(|_| is_root);
-        match errors.and_then(|errors| errors.plus(error_reporting::ERROR_SOURCES)) {
-            Some(sources) => self.rules.because(Reason::ErrorSources).fix(sources, !0, 0),
-            None => Ok(()),
+    /// Registers that name who behind it had an error or wants to be woken: of a Root Port or a Root Complex Event
+    /// Collector, and of a port that contains errors.
+    pub(super) fn name_requesters(&mut self, function: &Function) -> Result<(), TooManyRules> {
+        let root = function
+            .express()
+            .filter(|express| matches!(express.port_type, PortType::RootPort | PortType::RootComplexEventCollector));
+        let find = |id| function.extended_capability(id);
+        let registers = [
+            (root.map(|root| root.dword), express::ROOT_STATUS, express::PME_REQUESTER),
+            (root.and(find(ExtendedCapabilityId::AER)), error_reporting::ERROR_SOURCES, !0),
+            (find(ExtendedCapabilityId::DPC), containment::STATUS, containment::ERROR_SOURCE),
+        ];
+        let mut rules = self.rules.because(Reason::Requesters);
+        for (start, register, named) in registers {
+            if let Some(dword) = start.and_then(|start| start.plus(register)) {
+                rules.name_requesters(dword, named)?;
+            }
         }
+        Ok(())
     }
 
     /// Lets the guest give the bridge bus numbers hardware never sees.

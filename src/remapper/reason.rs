@@ -43,8 +43,8 @@ pub enum Reason {
     DecodeEnables,
     /// Which errors a moved function reports.
     ErrorReporting,
-    /// Which functions errors came from.
-    ErrorSources,
+    /// Which functions errors and wake-ups came from.
+    Requesters,
     /// What the whole way up to the Root Complex takes.
     WayUp,
     /// Max_Payload_Size.
@@ -152,9 +152,9 @@ impl fmt::Display for Reason {
                 "errors are reported to the port the function is wired to: the enables stay the host's (7.5.3.4; \
                  Linux's pci_aer_init)"
             }
-            Self::ErrorSources => {
-                "the Requester ID may be another function's in the guest's view: without one all functions behind the \
-                 port are asked (7.8.4.11; Linux's is_error_source)"
+            Self::Requesters => {
+                "hardware names functions by its own Routing IDs, which may be others' in the guest's view (7.5.3.14, \
+                 7.8.4.11, 7.9.14.5; Linux's is_error_source, pcie_pme_handle_request)"
             }
             Self::WayUp => {
                 "LTR, OBFF, tags, ordering and ARI Forwarding are agreed on with all of the real way up, and stay as \

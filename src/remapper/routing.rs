@@ -1,11 +1,12 @@
 //! Routing IDs, from one view to the other.
 //!
 //! Requests keep the host's Requester ID on the wire; [`requester_ids`](crate::topology::TopologyView::requester_ids)
-//! lists all a function may use. Registers in which hardware names a requester say the host's ID too: who lets a guest
-//! see one puts the value through the function for it here.
+//! lists all a function may use. Registers in which hardware names a requester say the host's ID too, and the guest reads
+//! its own there.
 
 use super::Remapper;
 use super::index::Entry;
+use crate::access::Access;
 use crate::address::{Bdf, Guest, Host};
 
 impl<const F: usize> Remapper<F> {
@@ -36,30 +37,22 @@ impl<const F: usize> Remapper<F> {
         if found == Some(host) { Some(guest) } else { None }
     }
 
-    /// Error Source Identification of Advanced Error Reporting (offset 34h, 7.8.4.11) as the guest must read it: the
-    /// requester of a correctable error in 15:0, of another in 31:16. Those the guest does not find are zero, at which
-    /// Linux asks every function (`is_error_source`). In ports functions left the guest reads zero anyway.
-    pub fn error_sources(&self, register: Host<u32>) -> Guest<u32> {
-        Guest(self.requester_in(register.0, 0) | self.requester_in(register.0, 16))
-    }
-
-    /// Root Status (offset 20h of the PCI Express Capability, 7.5.3.14) as the guest must read it: PME Requester ID in
-    /// 15:0, zero when the guest does not find it.
-    pub fn root_status(&self, register: Host<u32>) -> Guest<u32> {
-        Guest(register.0 & 0xffff_0000 | self.requester_in(register.0, 0))
-    }
-
-    /// DPC Status and DPC Error Source ID (offset 08h of Downstream Port Containment, 7.9.14.4 and 7.9.14.5) as the
-    /// guest must read them: the requester in 31:16, zero when the guest does not find it.
-    pub fn containment_source(&self, register: Host<u32>) -> Guest<u32> {
-        Guest(register.0 & 0xffff | self.requester_in(register.0, 16))
-    }
-
-    /// The guest's ID for the one 16 bits of a register hold, in its place.
-    fn requester_in(&self, register: u32, shift: u32) -> u32 {
-        let [low, high, ..] = register.wrapping_shr(shift).to_le_bytes();
-        let host = Host(Bdf::from_routing_id(u16::from_le_bytes([low, high])));
-        let guest = self.to_guest(host).map_or(0, |guest| guest.0.routing_id());
-        u32::from(guest).wrapping_shl(shift)
+    /// A register [`ReadDecision::Requesters`](crate::ReadDecision::Requesters) led to as the guest must read it: error
+    /// sources (7.8.4.11), the requester of a wake-up (7.5.3.14), what was contained (7.9.14.5), by its own Routing IDs.
+    /// One the guest does not find is zero, at which Linux asks every function for errors (`is_error_source`).
+    pub fn requesters(&self, register: Host<Access>, value: u32) -> u32 {
+        let Host(access) = register;
+        let touched = self.functions.iter().find(|touched| touched.host == access.function());
+        let named = touched.map_or(0, |touched| touched.rules.of(access.dword()).requesters());
+        if value == !0 {
+            return !0;
+        }
+        let half = |shift: u32| {
+            let [low, high, ..] = value.wrapping_shr(shift).to_le_bytes();
+            let host = Host(Bdf::from_routing_id(u16::from_le_bytes([low, high])));
+            let guest = self.to_guest(host).map_or(0, |guest| guest.0.routing_id());
+            u32::from(guest).wrapping_shl(shift)
+        };
+        value & !named | (half(0) | half(16)) & named
     }
 }

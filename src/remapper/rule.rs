@@ -2,7 +2,9 @@
 
 use super::reason::Reason;
 use super::state::Fingerprint;
-use crate::access::{Dword, Lanes};
+use crate::access::{Access, Dword, Lanes};
+use crate::address::Host;
+use crate::decision::{ReadDecision, Splice};
 
 /// The registers of one function are more than a table has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +59,7 @@ pub(super) struct Rule {
     pub(super) effect: Effect,
     /// The lanes with bits of `from_hardware`.
     from_lanes: u8,
-    /// The lanes with bits of `to_hardware`.
+    /// The lanes with bits of `to_hardware` (3:0), and those that hold Routing IDs of the host's (7:4).
     to_lanes: u8,
     /// Why it is as it is; `None` where the DWORD is the hardware's.
     pub(super) reason: Option<Reason>,
@@ -83,6 +85,32 @@ impl Rule {
     #[inline]
     pub(super) const fn is_read_in(&self, lanes: Lanes) -> bool {
         lanes.among(self.from_lanes).is_some()
+    }
+
+    /// Whether hardware says there who requested something, by the host's Routing IDs.
+    #[inline]
+    pub(super) const fn names_requesters(&self) -> bool {
+        self.to_lanes > Lanes::ALL.bits()
+    }
+
+    /// What to do with a read of the hardware.
+    #[inline]
+    pub(super) fn read(&self, access: Access) -> ReadDecision {
+        let splice = Splice { hardware: self.from_hardware, shadow: self.shadow, lanes: access.lanes() };
+        ReadDecision::Redirect { to: Host(access), splice }
+    }
+
+    /// The same, where requesters are named.
+    pub(super) fn read_requesters(&self, access: Access) -> ReadDecision {
+        match access.lanes().among(self.to_lanes >> 4) {
+            Some(_) => ReadDecision::Requesters { to: Host(access.with_lanes(Lanes::ALL)) },
+            None => self.read(access),
+        }
+    }
+
+    /// The bits of those Routing IDs.
+    pub(super) fn requesters(&self) -> u32 {
+        Lanes::new(self.to_lanes >> 4).map_or(0, Lanes::mask)
     }
 
     /// Those of the lanes in which a bit the guest writes reaches the hardware.
@@ -164,15 +192,16 @@ impl Rules {
                 writable,
                 shadow,
                 effect,
-                // They follow from the first two.
+                // They follow from `from_hardware`.
                 from_lanes: _,
-                to_lanes: _,
+                to_lanes,
                 // It decides nothing.
                 reason: _,
             } = *rule;
             for bits in [from_hardware, to_hardware, hold, writable, shadow & !writable] {
                 fingerprint.add(bits);
             }
+            fingerprint.add(to_lanes);
             fingerprint.add(effect as u8);
         }
     }
@@ -297,6 +326,11 @@ impl Because<'_> {
         self.change(dword, |rule| (rule.from_hardware, rule.to_hardware) = (!0, 0))
     }
 
+    /// The guest reads hardware, where the bits of `mask` are Routing IDs, 16 bits each.
+    pub(super) fn name_requesters(&mut self, dword: Dword, mask: u32) -> Result<(), TooManyRules> {
+        self.change(dword, |rule| rule.to_lanes |= lanes_of(mask).wrapping_shl(4))
+    }
+
     /// A change of the shadow sets something off.
     pub(super) fn set_off(&mut self, dword: Dword, effect: Effect) -> Result<(), TooManyRules> {
         self.change(dword, |rule| rule.effect = effect)
@@ -320,12 +354,16 @@ impl Because<'_> {
     fn change(&mut self, dword: Dword, change: impl FnOnce(&mut Rule)) -> Result<(), TooManyRules> {
         let rule = self.rules.own(dword)?;
         change(rule);
-        let lanes = |mask| Lanes::ALL.touching(mask).map_or(0, Lanes::bits);
-        (rule.from_lanes, rule.to_lanes) = (lanes(rule.from_hardware), lanes(rule.to_hardware));
+        rule.to_lanes = rule.to_lanes & !Lanes::ALL.bits() | lanes_of(rule.to_hardware);
+        rule.from_lanes = lanes_of(rule.from_hardware);
         rule.reason = rule.reason.max(Some(self.reason));
         if rule.effect == Effect::None && self.reason.is_guard() {
             rule.effect = Effect::Guard;
         }
         Ok(())
     }
+}
+
+fn lanes_of(mask: u32) -> u8 {
+    Lanes::ALL.touching(mask).map_or(0, Lanes::bits)
 }

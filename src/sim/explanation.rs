@@ -1,6 +1,6 @@
 //! Whether the remapper does what it says.
 
-use crate::access::Access;
+use crate::access::{Access, Lanes};
 use crate::address::{Guest, Host};
 use crate::decision::{ReadDecision, Splice, WriteDecision};
 use crate::remapper::{Found, Reason, Register, Remapper};
@@ -35,9 +35,10 @@ pub fn what_is_said_is_done<const F: usize>(remapper: &mut Remapper<F>, access: 
 }
 
 fn read_of(access: Access, register: Register) -> ReadDecision {
-    let Register { from_hardware: hardware, shadow, .. } = register;
+    let Register { from_hardware: hardware, requesters, shadow, .. } = register;
     let lanes = access.lanes();
     match hardware {
+        _ if requesters != 0 => ReadDecision::Requesters { to: Host(access.with_lanes(Lanes::ALL)) },
         0 => ReadDecision::Emulate(shadow),
         hardware => {
             let splice = Splice { hardware, shadow, lanes };

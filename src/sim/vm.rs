@@ -304,6 +304,10 @@ impl Vm {
                 self.exits.redirect += 1;
                 splice.apply(self.machine.config_read(to.0))
             }
+            ReadDecision::Requesters { to } => {
+                self.exits.redirect += 1;
+                self.remapper.requesters(to, self.machine.config_read(to.0))
+            }
         }
     }
 

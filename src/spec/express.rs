@@ -139,6 +139,9 @@ pub const OBFF_SUPPORTED: u32 = 0x3 << 18;
 /// LTR Mechanism Enable in Device Control 2.
 pub const LTR_ENABLE: u32 = 1 << 10;
 
+/// PME Requester ID in Root Status.
+pub const PME_REQUESTER: u32 = 0xffff;
+
 /// The interrupt enables of Link Control: Link Bandwidth Management and Link Autonomous Bandwidth.
 pub const LINK_INTERRUPTS: u32 = 0b11 << 10;
 /// The interrupt enables of Slot Control: five events, Hot-Plug, and Data Link Layer State Changed.

@@ -7,6 +7,7 @@ pub mod advanced_features;
 pub mod bar;
 pub mod capability;
 pub mod cardbus;
+pub mod containment;
 pub mod enhanced_allocation;
 pub mod error_reporting;
 pub mod express;

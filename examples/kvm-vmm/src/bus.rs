@@ -118,6 +118,7 @@ impl Bus {
             ReadDecision::Hide => !0,
             ReadDecision::Emulate(value) => value,
             ReadDecision::Redirect { to, splice } => splice.apply(self.hardware.read(to)),
+            ReadDecision::Requesters { to } => self.remapper.requesters(to, self.hardware.read(to)),
         }
     }
 

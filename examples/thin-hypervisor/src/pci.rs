@@ -135,6 +135,7 @@ impl Pci {
             ReadDecision::Hide => !0,
             ReadDecision::Emulate(value) => value,
             ReadDecision::Redirect { to, splice } => splice.apply(self.hardware.read(to)),
+            ReadDecision::Requesters { to } => self.remapper.requesters(to, self.hardware.read(to)),
         }
     }
 

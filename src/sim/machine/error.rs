@@ -137,7 +137,7 @@ impl Machine {
                 return;
             }
         }
-        let Some(root) = self.root_port(source) else { return };
+        let Some(root) = self.message_root(source) else { return };
         let function = &mut self.functions[root.0];
         let aer = function.extended(ExtendedCapabilityId::AER);
         let register = |index| aer.and_then(|at| at.plus(index));

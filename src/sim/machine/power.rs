@@ -90,7 +90,7 @@ impl Machine {
     }
 
     /// A function signals an event that shall wake it: PME_Status, and a PME message that ends at the Root Port above
-    /// (6.1.6), whatever the ports on the way sleep. Whether the message was sent.
+    /// or the Root Complex Event Collector beside it (6.1.6), whatever the ports on the way sleep. Whether the message was sent.
     pub fn raise_pme(&mut self, id: FunctionId) -> bool {
         const PME_ENABLE: u32 = 1 << 8;
         const PME_STATUS: u32 = 1 << 15;
@@ -103,7 +103,7 @@ impl Machine {
         if function.read(control) & PME_ENABLE == 0 {
             return false;
         }
-        let Some(root) = self.root_port(id) else { return false };
+        let Some(root) = self.message_root(id) else { return false };
         // PME Status (16), PME Requester ID (15:0), PME Pending (17) while the first is not cleared.
         let status = self.function(root).express(express::ROOT_STATUS);
         let now = if status & 1 << 16 == 0 { 1 << 16 | u32::from(requester.routing_id()) } else { status | 1 << 17 };

@@ -92,6 +92,15 @@ impl Machine {
         std::iter::successors(Some(id), |id| self.function(*id).parent).find(is_root)
     }
 
+    /// Where the messages of a function end: the Root Port above, itself, or for an integrated function the Root Complex
+    /// Event Collector on its bus (1.3.4).
+    pub(super) fn message_root(&self, id: FunctionId) -> Option<FunctionId> {
+        let is_collector =
+            |id: &FunctionId| self.function(*id).port_type() == Some(express::PortType::RootComplexEventCollector);
+        let beside = self.roots.iter().find(|root| root.contains(&id));
+        self.root_port(id).or_else(|| beside?.iter().copied().find(is_collector))
+    }
+
     /// The Requester ID of a function: the bus number of the last configuration write it took, and its devfn.
     pub fn requester(&self, id: FunctionId) -> Bdf {
         let bus = self.function(self.governor(id)).captured_bus;

@@ -208,8 +208,7 @@ fn run(remapper: &mut Remapper<16>) {
         write(remapper, Guest(Access::any()), u32::any());
         black_box(remapper.translate(Space::any(), Guest(u64::any())));
         black_box((remapper.to_host(Guest(Bdf::any())), remapper.to_guest(Host(Bdf::any()))));
-        black_box((remapper.error_sources(Host(u32::any())), remapper.root_status(Host(u32::any()))));
-        black_box(remapper.containment_source(Host(u32::any())));
+        black_box(remapper.requesters(Host(Access::any()), u32::any()));
         black_box(remapper.explain(Guest(Access::any())));
         black_box((remapper.next_event(), remapper.event_counts()));
         black_box(remapper.touched_functions().last());
@@ -227,6 +226,7 @@ fn read(remapper: &Remapper<16>, access: Guest<Access>) -> u32 {
         ReadDecision::Hide => !0,
         ReadDecision::Emulate(value) => value,
         ReadDecision::Redirect { to, splice } => splice.apply(Hardware.read(to)),
+        ReadDecision::Requesters { to } => remapper.requesters(to, Hardware.read(to)),
     }
 }
 
