@@ -63,7 +63,7 @@ pub use decision::{HostWrite, ReadDecision, Splice, WriteDecision};
 pub use delta::{Backing, MapOp, Space};
 pub use plan::{Finding, Grade, Placement, Plan, PlanError, Relocation};
 pub use remapper::{
-    Event, Explanation, MapDelta, Remapper, Replay, Replays, RestoreError, SaveError, Translation, WriteOutcome,
+    Change, Event, Explanation, MapDelta, Remapper, Replay, Replays, RestoreError, SaveError, Translation, WriteOutcome,
 };
 pub use topology::Topology;
 #[cfg(feature = "sim")]

@@ -49,8 +49,8 @@ fn changes(remapper: &mut Remapper<8>) -> Vec<MapOp> {
     let mut pending = remapper.pending();
     let mut changes = Vec::new();
     while let Some(change) = pending.next() {
-        pending.confirm();
-        changes.push(change);
+        changes.push(change.operation());
+        change.confirm();
     }
     changes
 }

@@ -1,7 +1,6 @@
 //! What the crate's part of a VM exit takes, in instructions, and the most it may take.
 //!
-//! Two marks are not reached yet; their limits keep what is: 500 for switching decoding on, and as many for switching it
-//! off.
+//! One mark is not reached yet, 500 for switching decoding on; its limit keeps what is.
 //!
 //! Counted is one call of a function of `support`: its own instructions and all it calls, nothing of the set-up. An
 //! operation over its limit fails the run.
@@ -96,7 +95,7 @@ fn read_by_ports(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("enable", 1000))]
+#[library_benchmark(config = at_most("enable", 600))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn enable_decoding(mut exits: Exits) -> Exits {
     let command = black_box(exits.command());
@@ -104,7 +103,7 @@ fn enable_decoding(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("disable", 800))]
+#[library_benchmark(config = at_most("disable", 500))]
 #[benches::of(args = [1, 16, 64], setup = decoding)]
 fn disable_decoding(mut exits: Exits) -> Exits {
     let command = black_box(exits.command());

@@ -189,8 +189,8 @@ fn write_and_apply(remapper: &mut Remapper<ROOM>, access: Guest<Access>, value: 
     let mut delta = remapper.write(access, value).delta;
     let mut changes = 0;
     while let Some(change) = delta.next() {
-        black_box(&change);
-        delta.confirm();
+        black_box(&change.operation());
+        change.confirm();
         changes += 1;
     }
     changes
@@ -198,7 +198,7 @@ fn write_and_apply(remapper: &mut Remapper<ROOM>, access: Guest<Access>, value: 
 
 fn drain(remapper: &mut Remapper<ROOM>) {
     let mut delta = remapper.pending();
-    while delta.next().is_some() {
-        delta.confirm();
+    while let Some(change) = delta.next() {
+        change.confirm();
     }
 }

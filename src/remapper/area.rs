@@ -1,6 +1,6 @@
 //! Which functions have windows near each other, found without a look at the others.
 
-use crate::address::Span;
+use crate::address::{Guest, Span};
 use crate::delta::Space;
 
 /// Number of blocks of each space that are told apart; what lies further away counts as near.
@@ -43,6 +43,11 @@ impl Range {
     /// Grows to all of the span. Whether it had some of it before, maybe; no means no.
     #[inline]
     pub(super) fn add(&mut self, span: Span) -> bool {
+        if self.last < span.start() {
+            // Most BARs lie in the order of their numbers.
+            *self = Self { first: self.first.min(span.start()), last: span.last() };
+            return false;
+        }
         let had_some = self.meets(span.into());
         *self = self.with(span.into());
         had_some
@@ -74,8 +79,15 @@ impl Reach {
         Self { memory: self.memory.with(other.memory), io: self.io.with(other.io) }
     }
 
-    pub(super) const fn meets(self, other: Self) -> bool {
+    /// Whether both have some address; no means that no windows meet.
+    pub(super) const fn overlaps(self, other: Self) -> bool {
         self.memory.meets(other.memory) || self.io.meets(other.io)
+    }
+
+    /// Whether some of these spans of memory may be in it; no means no.
+    #[inline]
+    pub(super) fn meets(self, spans: &[Guest<Span>]) -> bool {
+        spans.iter().any(|Guest(span)| self.memory.meets((*span).into()))
     }
 
     /// Whether some of the span may be in it; no means no.
@@ -90,29 +102,35 @@ impl Areas {
         Self { memory: Crowd([0; BLOCKS]), io: Crowd([0; BLOCKS]) }
     }
 
-    /// Another function reaches there. Whether one may that is already there; no means no.
+    /// A function reaches there, and no longer where it did before; most have no ports. Whether others may be there, or
+    /// were before; no means no.
     #[inline]
-    pub(super) fn enter(&mut self, reach: Reach) -> bool {
-        let enter = |count: &mut u8| {
-            let others = *count;
-            *count = count.wrapping_add(1);
-            others
-        };
-        self.memory.change(reach.memory, enter) | self.io.change(reach.io, enter)
-    }
-
-    /// A function that reached there does no longer. Whether one may that stays; no means no.
-    #[inline]
-    pub(super) fn leave(&mut self, reach: Reach) -> bool {
-        let leave = |count: &mut u8| {
-            *count = count.wrapping_sub(1);
-            *count
-        };
-        self.memory.change(reach.memory, leave) | self.io.change(reach.io, leave)
+    pub(super) fn move_to(&mut self, reach: Reach, before: Reach, has_ports: bool) -> bool {
+        let meets_memory = self.memory.leave(before.memory) | self.memory.enter(reach.memory);
+        if has_ports { meets_memory | self.io.leave(before.io) | self.io.enter(reach.io) } else { meets_memory }
     }
 }
 
 impl<const BLOCK: u32> Crowd<BLOCK> {
+    /// One more is in the range. Whether there were some.
+    #[inline]
+    fn enter(&mut self, range: Range) -> bool {
+        self.change(range, |count| {
+            let others = *count;
+            *count = count.wrapping_add(1);
+            others
+        })
+    }
+
+    /// One less is in the range. Whether there are some left.
+    #[inline]
+    fn leave(&mut self, range: Range) -> bool {
+        self.change(range, |count| {
+            *count = count.wrapping_sub(1);
+            *count
+        })
+    }
+
     /// Changes the count of each block of the range; whether others were counted there.
     #[inline]
     fn change(&mut self, range: Range, change: impl Fn(&mut u8) -> u8) -> bool {
@@ -120,18 +138,17 @@ impl<const BLOCK: u32> Crowd<BLOCK> {
             return false;
         }
         let [first, last] = [range.first, range.last].map(|address| usize::try_from(address >> BLOCK).unwrap_or(0));
-        let start = first % BLOCKS;
-        match last.wrapping_sub(first) {
-            0 => self.0.get_mut(start).map_or(0, change) != 0,
-            more => self.change_many(start, more.saturating_add(1).min(BLOCKS), change),
+        let last = last.min(first.saturating_add(BLOCKS - 1));
+        let mut others = 0;
+        let mut block = first;
+        loop {
+            if let Some(count) = self.0.get_mut(block % BLOCKS) {
+                others |= change(count);
+            }
+            if block >= last {
+                return others != 0;
+            }
+            block = block.wrapping_add(1);
         }
-    }
-
-    #[inline(never)]
-    fn change_many(&mut self, start: usize, count: usize, change: impl Fn(&mut u8) -> u8) -> bool {
-        let beyond = start.saturating_add(count).saturating_sub(BLOCKS);
-        let (before, from) = self.0.split_at_mut(start % BLOCKS);
-        let counts = from.iter_mut().take(count).chain(before.iter_mut().take(beyond));
-        counts.fold(0, |others, count| others | change(count)) != 0
     }
 }

@@ -46,10 +46,23 @@ impl<const F: usize> Remapper<F> {
         if plan.has_virtual_bus_numbers() {
             self.virtualize_bus_numbers(plan)?;
         }
+        self.find_registers();
         for index in 0..self.functions.len() {
             self.settle(index);
         }
         Ok(())
+    }
+
+    /// Finds the registers of all windows, now that no rule is added.
+    fn find_registers(&mut self) {
+        for touched in &mut self.functions {
+            touched.windows.iter_mut().for_each(|window| window.registers.find(&touched.rules));
+        }
+        for followed in &self.followed {
+            let Some((before, [all, ..])) = self.functions.split_at_mut_checked(followed.windows) else { continue };
+            let Some(physical) = before.get(followed.physical) else { continue };
+            all.windows.iter_mut().for_each(|window| window.registers.find(&physical.rules));
+        }
     }
 
     /// Nothing is at the places of moved and hidden functions, nor on a bus all functions left, nor at the device

@@ -25,7 +25,7 @@ mod window;
 
 pub use event::{Event, EventCounts};
 pub use explain::{Absence, Explanation, Found, Register};
-pub use pending::{MapDelta, WriteOutcome};
+pub use pending::{Change, MapDelta, WriteOutcome};
 pub use reason::Reason;
 pub use replay::{Replay, Replays};
 pub use state::{RestoreError, SaveError};
@@ -37,7 +37,7 @@ use self::event::Events;
 use self::index::{Entry, Index};
 use self::pending::{Due, Pending};
 use self::rule::{Effect, Rules};
-use self::touched::{Touched, low};
+use self::touched::Touched;
 use self::virtual_functions::Followed;
 use self::window::Window;
 use crate::access::{Access, Dword};
@@ -185,7 +185,7 @@ impl<const F: usize> Remapper<F> {
     pub fn translate(&self, space: Space, guest: Guest<u64>) -> Translation {
         let Guest(address) = guest;
         let windows =
-            || self.functions.iter().flat_map(|touched| &touched.windows).filter(|window| window.space() == space);
+            || self.functions.iter().flat_map(|touched| &touched.windows).filter(|window| window.space == space);
         match windows().find_map(|window| window.translate(address)) {
             Some(translation) => translation,
             None if windows().any(|window| window.bar.0.contains(address)) => Translation::Absent,
@@ -248,27 +248,57 @@ impl<const F: usize> Remapper<F> {
                 value: value & rule.to_hardware | rule.hold,
             },
         };
-        let lanes = access.lanes().mask();
         match rule.effect {
-            Effect::Decoding if changed != 0 => self.settle(index),
-            Effect::Placing if changed != 0 && touched.is_decoding => self.settle(index),
+            Effect::None => {}
+            Effect::Placing if !touched.is_decoding => {}
+            Effect::Placing | Effect::Decoding => {
+                if changed != 0 {
+                    self.settle(index);
+                }
+            }
+            effect => return self.set_off(effect, index, access, value, changed, decision),
+        }
+        decision
+    }
+
+    /// What a write sets off besides a change of windows, after it changed these bits of the shadow.
+    #[inline(never)]
+    fn set_off(
+        &mut self,
+        effect: Effect,
+        index: usize,
+        access: Access,
+        value: u32,
+        changed: u32,
+        decision: WriteDecision,
+    ) -> WriteDecision {
+        let lanes = access.lanes().mask();
+        match effect {
             Effect::VirtualFunctions if changed != 0 => self.settle_virtual_functions(index),
             Effect::BusNumbers if changed != 0 => self.renumber(),
             Effect::Guard if changed != 0 => self.note_guard(access, changed),
-            effect @ (Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset) => {
+            Effect::None
+            | Effect::Placing
+            | Effect::Decoding
+            | Effect::VirtualFunctions
+            | Effect::BusNumbers
+            | Effect::Guard => {}
+            Effect::FunctionLevelReset | Effect::AdvancedFeaturesReset => {
                 if changed != 0 {
                     self.note_guard(access, changed);
                 }
                 self.note_power(index, effect, value & lanes);
             }
-            Effect::PowerState if lanes & power_management::POWER_STATE != 0 => {
-                self.note_power(index, Effect::PowerState, value);
+            Effect::PowerState => {
+                if lanes & power_management::POWER_STATE != 0 {
+                    self.note_power(index, effect, value);
+                }
             }
-            effect @ (Effect::SecondaryBusReset | Effect::LinkDisable | Effect::SlotPower) => {
-                let written = value & lanes & (rule.to_hardware | rule.writable);
+            Effect::SecondaryBusReset | Effect::LinkDisable | Effect::SlotPower => {
+                let mask = self.functions.get(index).map(|touched| touched.rules.of(access.dword()));
+                let written = value & lanes & mask.map_or(0, |rule| rule.to_hardware | rule.writable);
                 return self.note_bus_reset(index, effect, access, written, decision);
             }
-            _ => {}
         }
         decision
     }
@@ -295,23 +325,21 @@ impl<const F: usize> Remapper<F> {
 
     /// Works out anew where the windows of a function shall be, after one of its registers changed, and those of later
     /// functions where the two meet: of windows that overlap, the first in the order of the plan is served.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "switching decoding on and off goes through here, and is counted")]
     fn settle(&mut self, index: usize) {
         let Some(touched) = self.functions.get_mut(index) else { return };
         let before = touched.reach;
-        let meets_itself = touched.claim();
-        self.settle_claims(index, before, meets_itself);
+        let may_meet = touched.claim() | self.areas.move_to(touched.reach, before, touched.has_ports);
+        self.settle_claims(index, before, may_meet);
     }
 
-    /// The same, once the windows of a function claim other places than before.
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "switching decoding on and off goes through here, and is counted")]
-    fn settle_claims(&mut self, index: usize, before: Reach, meets_itself: bool) {
+    /// The same, once it is known where the windows claim to be, and whether they may meet others or did before.
+    #[inline]
+    fn settle_claims(&mut self, index: usize, before: Reach, may_meet: bool) {
         let Some(touched) = self.functions.get(index) else { return };
-        let after = touched.reach;
-        let meets_others = self.areas.leave(before) | self.areas.enter(after);
-        let meets_reserved = self.reserved.iter().any(|Guest(reserved)| after.memory.meets((*reserved).into()));
-        if meets_itself || meets_others || meets_reserved {
-            self.settle_meeting(index, before.with(after));
+        if may_meet || touched.reach.meets(&self.reserved) {
+            self.settle_meeting(index, touched.reach.with(before));
         } else {
             self.pending.add(index, touched.due);
         }
@@ -322,7 +350,7 @@ impl<const F: usize> Remapper<F> {
     fn settle_meeting(&mut self, index: usize, reach: Reach) {
         self.serve(index);
         for later in index.saturating_add(1)..self.functions.len() {
-            if self.functions.get(later).is_some_and(|touched| touched.reach.meets(reach)) {
+            if self.functions.get(later).is_some_and(|touched| touched.reach.overlaps(reach)) {
                 self.serve(later);
             }
         }
@@ -340,9 +368,9 @@ impl<const F: usize> Remapper<F> {
         };
         for number in 0..own.windows.len() {
             let Some((before, [window, ..])) = own.windows.split_at_mut_checked(number) else { break };
-            let space = window.space();
+            let space = window.space;
             let comes_late = window.claimed().filter(|span| {
-                before.iter().any(|other| other.dword != window.dword && other.claims(space, *span))
+                before.iter().any(|other| other.registers.dword != window.registers.dword && other.claims(space, *span))
                     || is_taken(space, *span)
             });
             window.want(comes_late.is_none());
@@ -380,53 +408,74 @@ impl Touched {
     }
 
     /// Takes over from the registers where the windows shall be. Whether two of them may meet; no means no.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "switching decoding on and off goes through here, and is counted")]
     fn claim(&mut self) -> bool {
         let is_there = self.power.is_awake() && !self.has_forgotten;
         let command = if is_there { self.rules.shadow(header::COMMAND) } else { 0 };
         self.is_decoding = command & u32::from((Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE).bits()) != 0;
-        let mut due = self.due.but_windows();
-        let (memory, mut meets_itself) = claim(&mut self.windows, &mut due, &self.rules, command);
-        self.reach = Reach { memory, io: Range::NONE };
-        if command & low(Command::IO_SPACE_ENABLE) != 0 {
-            meets_itself |= self.claim_ports();
-        }
-        self.due = due;
-        meets_itself
+        let mut claims = Claims::new(self.due);
+        claims.add_all(&mut self.windows, &self.rules, command);
+        self.take(claims)
     }
 
     /// The same for windows of memory whose registers are another function's.
     fn claim_by(&mut self, rules: &Rules, command: u32) -> bool {
-        let mut due = self.due.but_windows();
-        let (memory, meets_itself) = claim(&mut self.windows, &mut due, rules, command);
-        self.reach = Reach { memory, io: Range::NONE };
+        let mut claims = Claims::new(self.due);
+        claims.add_all(&mut self.windows, rules, command);
+        self.take(claims)
+    }
+
+    #[inline]
+    fn take(&mut self, Claims { due, memory, meet }: Claims) -> bool {
         self.due = due;
-        meets_itself
+        self.reach.memory = memory;
+        if self.has_ports { meet | self.claim_ports() } else { meet }
     }
 
     #[inline(never)]
     fn claim_ports(&mut self) -> bool {
-        let ports = self.windows.iter().filter(|window| !window.kind.is_memory()).filter_map(Window::claimed);
-        ports.fold(false, |meets, span| meets | self.reach.io.add(span))
+        let mut ports = Range::NONE;
+        let spans = self.windows.iter().filter(|window| window.space == Space::Io).filter_map(Window::claimed);
+        let meet = spans.fold(false, |meet, span| meet | ports.add(span));
+        self.reach.io = ports;
+        meet
     }
 }
 
-/// Takes over from registers where windows shall be: the memory they claim, and whether two of them may meet there.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "switching decoding on and off goes through here, and is counted")]
-fn claim(windows: &mut [Window], due: &mut Due, rules: &Rules, command: u32) -> (Range, bool) {
-    let mut memory = Range::NONE;
-    let mut meets_itself = false;
-    for (number, window) in (0..).zip(windows) {
-        window.claim = window.claim_of(rules, command);
-        window.want(true);
-        due.add_window(number, window);
-        // All parts of a BAR claim it together.
-        if let Some(span) = window.claimed().filter(|_| window.offset == 0 && window.kind.is_memory()) {
-            meets_itself |= memory.add(span);
+/// Where the windows of a function claim to be.
+struct Claims {
+    /// What is due for that.
+    due: Due,
+    /// From the first to the last address in memory.
+    memory: Range,
+    /// Whether two of them may meet there; no means no.
+    meet: bool,
+}
+
+impl Claims {
+    #[inline]
+    const fn new(due: Due) -> Self {
+        Self { due: due.but_windows(), memory: Range::NONE, meet: false }
+    }
+
+    /// Adds all windows of a function, and has them where these registers say.
+    #[inline]
+    fn add_all(&mut self, windows: &mut [Window], rules: &Rules, command: u32) {
+        let mut number = 0;
+        for window in windows {
+            let claim = window.claim(rules, command);
+            self.due.add_window(number, window);
+            // All parts of a BAR claim it together.
+            if let Some(span) = claim
+                && window.claims_memory
+                && self.memory.add(span)
+            {
+                self.meet = true;
+            }
+            number = number.wrapping_add(1);
         }
     }
-    (memory, meets_itself)
 }
 
 /// What the remapper makes of functions, to be shown to people.

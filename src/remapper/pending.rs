@@ -23,43 +23,46 @@ pub struct WriteOutcome<'r, const F: usize> {
 
 /// The changes of the second stage that are due, one after the other.
 ///
-/// It is derived, not queued: the difference of what the registers say and what was [confirmed](Self::confirm). A change
+/// It is derived, not queued: the difference of what the registers say and what was [confirmed](Change::confirm). A change
 /// that is not confirmed, because applying it failed or because the delta was dropped, is due again next time.
 ///
 /// ```text
 /// while let Some(change) = delta.next() {
-///     if second_stage.apply(change) { delta.confirm() }
+///     if second_stage.apply(change.operation()) { change.confirm() }
 /// }
 /// ```
 #[derive(Debug)]
 #[must_use]
 pub struct MapDelta<'r, const F: usize> {
     pub(super) remapper: &'r mut Remapper<F>,
-    stage: Stage,
-    /// Place in the list of functions with changes, of the one that is next.
-    place: usize,
-    /// Where changes are handed out of now.
-    function: usize,
-    /// The windows of it that are left, a bit for each.
-    windows: u16,
-    /// The window whose change was handed out last, if it was not confirmed.
-    window: u8,
+    /// What is left of the function whose changes are handed out.
+    left: Due,
 }
 
-/// No window has this number.
-const NONE: u8 = u8::MAX;
+/// One change of the second stage that is due, until it is [confirmed](Self::confirm).
+#[derive(Debug)]
+#[must_use]
+pub struct Change<'d> {
+    window: &'d mut Window,
+    due: &'d mut Due,
+    slot: Slot,
+}
 
-/// What is handed out, in this order.
+/// Which change of a function: the number of its bit in [`Due`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot(u8);
+
+/// What is handed out, in this order. The number is where the bits of a stage start in [`Due`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    Conceal,
-    Unmap,
-    Map,
+    Conceal = 0,
+    Unmap = 16,
+    Map = 32,
 }
 
-/// Windows of one function with changes that are due, by stage; a bit for each.
+/// Windows of one function with changes that are due; a bit for each, and 16 for each stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Due([u16; 3]);
+pub(super) struct Due(u64);
 
 /// Functions with changes that are due.
 #[derive(Debug, Clone)]
@@ -68,70 +71,107 @@ pub(super) struct Pending<const F: usize> {
     functions: Vec<u8, F>,
     /// What may be due for one of them.
     any: Due,
+    /// What is handed out now, and of which function.
+    stage: Stage,
+    function: u8,
+    /// Place in the list of the function that is next.
+    place: u8,
+}
+
+impl Change<'_> {
+    /// What to do.
+    #[inline]
+    pub const fn operation(&self) -> MapOp {
+        self.window.operation(self.slot)
+    }
+
+    /// It is done.
+    #[inline]
+    pub const fn confirm(self) {
+        self.window.confirm(self.slot);
+        self.due.remove(self.slot);
+    }
+}
+
+impl Slot {
+    #[inline]
+    pub(super) const fn is_map(self) -> bool {
+        self.0 >= Stage::Map as u8
+    }
+
+    #[inline]
+    pub(super) const fn is_unmap(self) -> bool {
+        self.0 >= Stage::Unmap as u8 && !self.is_map()
+    }
+
+    #[inline]
+    const fn window(self) -> usize {
+        (self.0 & 0xf) as usize
+    }
 }
 
 impl Due {
-    pub(super) const NOTHING: Self = Self([0; 3]);
+    pub(super) const NOTHING: Self = Self(0);
 
     #[inline]
-    pub(super) fn is_nothing(self) -> bool {
-        self == Self::NOTHING
+    pub(super) const fn is_nothing(self) -> bool {
+        self.0 == 0
     }
 
     #[inline]
-    const fn windows(self, stage: Stage) -> u16 {
-        let Self([conceal, unmap, map]) = self;
-        match stage {
-            Stage::Conceal => conceal,
-            Stage::Unmap => unmap,
-            Stage::Map => map,
-        }
+    pub(super) const fn add(&mut self, stage: Stage, window: u32) {
+        self.0 |= 1_u64.wrapping_shl((stage as u32).wrapping_add(window));
     }
 
     #[inline]
-    const fn windows_mut(&mut self, stage: Stage) -> &mut u16 {
-        let Self([conceal, unmap, map]) = self;
-        match stage {
-            Stage::Conceal => conceal,
-            Stage::Unmap => unmap,
-            Stage::Map => map,
-        }
+    const fn remove(&mut self, Slot(number): Slot) {
+        self.0 &= !1_u64.wrapping_shl(number as u32);
     }
 
-    pub(super) const fn add(&mut self, stage: Stage, window: u8) {
-        *self.windows_mut(stage) |= bit(window);
-    }
-
+    /// Takes the first change out.
     #[inline]
-    const fn remove(&mut self, stage: Stage, window: u8) {
-        *self.windows_mut(stage) &= !bit(window);
+    const fn take_first(&mut self) -> Slot {
+        let [number, ..] = self.0.trailing_zeros().to_le_bytes();
+        self.0 &= self.0.wrapping_sub(1);
+        Slot(number)
+    }
+
+    /// What is due in a stage.
+    #[inline]
+    const fn of(self, stage: Stage) -> Self {
+        Self(self.0 & 0xffff << stage as u32)
+    }
+
+    /// Whether something may have to be unmapped before something is mapped.
+    #[inline]
+    const fn may_wait(self) -> bool {
+        !self.of(Stage::Unmap).is_nothing() && !self.of(Stage::Map).is_nothing()
     }
 
     /// What is to be concealed, without windows that come or go.
     #[inline]
     pub(super) const fn but_windows(self) -> Self {
-        Self([self.windows(Stage::Conceal), 0, 0])
+        Self(self.0 & 0xffff)
     }
 
     /// Notes whether a window is to come or to go.
     #[inline]
-    pub(super) const fn add_window(&mut self, number: u8, window: &Window) {
-        let Self([_, unmap, map]) = self;
+    pub(super) const fn add_window(&mut self, number: u32, window: &Window) {
         if window.applied == window.wanted {
             return;
         }
-        if window.applied != 0 {
-            *unmap |= bit(number);
-        }
         if window.wanted != 0 {
-            *map |= bit(number);
+            self.add(Stage::Map, number);
+        }
+        if window.applied != 0 {
+            self.add(Stage::Unmap, number);
         }
     }
 }
 
 impl<const F: usize> Pending<F> {
     pub(super) const fn new() -> Self {
-        Self { functions: Vec::new(), any: Due::NOTHING }
+        Self { functions: Vec::new(), any: Due::NOTHING, stage: Stage::Conceal, function: 0, place: 0 }
     }
 
     #[inline]
@@ -140,9 +180,30 @@ impl<const F: usize> Pending<F> {
         self.any = Due::NOTHING;
     }
 
+    /// Begins with the first function.
     #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.functions.is_empty()
+    const fn start(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.place = 0;
+    }
+
+    /// The next function of the list.
+    #[inline]
+    fn next(&mut self) -> Option<u8> {
+        let function = *self.functions.get(usize::from(self.place))?;
+        self.pass(function);
+        Some(function)
+    }
+
+    #[inline]
+    const fn pass(&mut self, function: u8) {
+        self.place = self.place.wrapping_add(1);
+        self.function = function;
+    }
+
+    #[inline]
+    fn is_at_start(&self) -> bool {
+        self.stage == Stage::Conceal && self.place == 0
     }
 
     #[inline]
@@ -150,11 +211,9 @@ impl<const F: usize> Pending<F> {
         if due.is_nothing() {
             return;
         }
-        for (any, due) in self.any.0.iter_mut().zip(due.0) {
-            *any |= due;
-        }
+        self.any.0 |= due.0;
         let [function, ..] = function.to_le_bytes();
-        if !self.functions.contains(&function) {
+        if self.functions.is_empty() || !self.functions.contains(&function) {
             // As long as the list of functions.
             let _ = self.functions.push(function);
         }
@@ -164,86 +223,99 @@ impl<const F: usize> Pending<F> {
 impl<'r, const F: usize> MapDelta<'r, F> {
     #[inline]
     pub(super) fn new(remapper: &'r mut Remapper<F>) -> Self {
-        Self { remapper, stage: Stage::Conceal, place: 0, function: 0, windows: 0, window: NONE }
+        remapper.pending.start(Stage::Conceal);
+        Self { remapper, left: Due::NOTHING }
     }
 
     /// Whether nothing is due.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.remapper.pending.is_empty()
+        let due = |function: &u8| self.remapper.functions.get(usize::from(*function)).map(|touched| touched.due);
+        self.remapper.pending.functions.iter().filter_map(due).all(Due::is_nothing)
     }
 
     /// The next change; `None` after the last. Each is handed out once.
     #[expect(clippy::should_implement_trait, reason = "an iterator cannot be told that its item was applied")]
-    #[inline]
-    pub fn next(&mut self) -> Option<MapOp> {
-        if self.windows == 0 && (self.remapper.pending.is_empty() || !self.enter_next_function()) {
-            return None;
-        }
-        let [number, ..] = self.windows.trailing_zeros().to_le_bytes();
-        self.windows &= self.windows.wrapping_sub(1);
-        self.window = number;
-        let window = self.remapper.functions.get(self.function)?.windows.get(usize::from(number))?;
-        Some(window.change(self.stage))
-    }
-
-    /// The change handed out last is in force.
-    #[inline]
-    pub fn confirm(&mut self) {
-        let number = core::mem::replace(&mut self.window, NONE);
-        let Some(touched) = self.remapper.functions.get_mut(self.function) else { return };
-        let Some(window) = touched.windows.get_mut(usize::from(number)) else { return };
-        window.confirm(self.stage);
-        touched.due.remove(self.stage, number);
-        if touched.due.is_nothing() && self.remapper.pending.functions.len() == 1 {
-            self.remapper.pending.clear();
-        }
-    }
-
-    /// Goes on to the next function with changes of this stage, or of a later one.
-    #[inline(never)]
-    fn enter_next_function(&mut self) -> bool {
-        loop {
-            let pending = &self.remapper.pending;
-            let next = if pending.any.windows(self.stage) == 0 { None } else { pending.functions.get(self.place) };
-            if let Some(index) = next {
-                self.place = self.place.wrapping_add(1);
-                self.function = usize::from(*index);
-                self.windows = self.remapper.ready(self.function, self.stage);
-                if self.windows != 0 {
-                    return true;
-                }
-                continue;
+    #[expect(clippy::inline_always, reason = "switching decoding on and off goes through here, and is counted")]
+    #[inline(always)]
+    pub fn next(&mut self) -> Option<Change<'_>> {
+        if self.left.is_nothing() {
+            self.left = self.remapper.next_changes();
+            if self.left.is_nothing() {
+                return None;
             }
-            self.place = 0;
-            self.stage = match self.stage {
-                Stage::Conceal => Stage::Unmap,
-                Stage::Unmap => Stage::Map,
-                Stage::Map => break,
-            };
         }
-        self.remapper.forget_settled();
-        false
+        let slot = self.left.take_first();
+        let Touched { windows, due, .. } =
+            self.remapper.functions.get_mut(usize::from(self.remapper.pending.function))?;
+        Some(Change { window: windows.get_mut(slot.window())?, due, slot })
     }
 }
 
 impl<const F: usize> Remapper<F> {
-    /// The windows of a function of which changes of a stage can be handed out, a bit for each.
+    /// Goes on to the next function with changes: those of one stage, or all where none of them waits for another.
     #[inline]
-    fn ready(&self, function: usize, stage: Stage) -> u16 {
-        let Some(touched) = self.functions.get(function) else { return 0 };
-        let due = touched.due.windows(stage);
-        let may_wait = stage == Stage::Map && self.pending.any.windows(Stage::Unmap) != 0;
-        if may_wait { due & !self.waiting(touched) } else { due }
+    fn next_changes(&mut self) -> Due {
+        // Most often there is but one.
+        let function = match *self.pending.functions {
+            [] => return Due::NOTHING,
+            [function] => function,
+            _ => return self.search_changes(),
+        };
+        let due = self.functions.get(usize::from(function)).map_or(Due::NOTHING, |touched| touched.due);
+        if due.is_nothing() {
+            self.pending.clear();
+            return due;
+        }
+        if due.may_wait() || !self.pending.is_at_start() {
+            return self.search_changes();
+        }
+        self.pending.start(Stage::Map);
+        self.pending.pass(function);
+        due
     }
 
-    /// The windows of a function whose place is still taken by one that could not be unmapped.
+    /// The same, where there may be several, or the first one's were handed out.
+    #[inline(never)]
+    fn search_changes(&mut self) -> Due {
+        loop {
+            let stage = self.pending.stage;
+            while let Some(function) = self.pending.next().filter(|_| !self.pending.any.of(stage).is_nothing()) {
+                let ready = self.ready(function, stage);
+                if !ready.is_nothing() {
+                    return ready;
+                }
+            }
+            match stage {
+                Stage::Conceal => self.pending.start(Stage::Unmap),
+                Stage::Unmap => self.pending.start(Stage::Map),
+                Stage::Map => break,
+            }
+        }
+        self.forget_settled();
+        Due::NOTHING
+    }
+
+    /// The changes of a stage that can be handed out for a function.
+    #[inline]
+    fn ready(&self, function: u8, stage: Stage) -> Due {
+        let Some(touched) = self.functions.get(usize::from(function)) else { return Due::NOTHING };
+        let due = touched.due.of(stage);
+        let may_wait = stage == Stage::Map && !self.pending.any.of(Stage::Unmap).is_nothing();
+        if may_wait { Due(due.0 & !self.waiting(touched).0) } else { due }
+    }
+
+    /// What cannot be mapped yet, as its place is still taken by a window that could not be unmapped.
     #[cold]
-    fn waiting(&self, touched: &Touched) -> u16 {
-        let is_waiting = |window: &Window| {
-            window.is_stale() || window.span_at(window.wanted).is_some_and(|span| self.is_stale(window.space(), span))
-        };
-        touched.windows.iter().rev().fold(0, |waiting, window| waiting << 1 | u16::from(is_waiting(window)))
+    fn waiting(&self, touched: &Touched) -> Due {
+        let mut waiting = Due::NOTHING;
+        for (number, window) in (0..).zip(&touched.windows) {
+            let is_taken = |span| self.is_stale(window.space, span);
+            if window.is_stale() || window.span_at(window.wanted).is_some_and(is_taken) {
+                waiting.add(Stage::Map, number);
+            }
+        }
+        waiting
     }
 
     /// Whether a window that shall go away, but is still there, has an address of the span.
@@ -251,7 +323,7 @@ impl<const F: usize> Remapper<F> {
         let pending = self.pending.functions.iter().filter_map(|function| self.functions.get(usize::from(*function)));
         pending.flat_map(|touched| &touched.windows).any(|window| {
             window.is_stale()
-                && window.space() == space
+                && window.space == space
                 && window.span_at(window.applied).is_some_and(|stale| stale.overlaps(span))
         })
     }
@@ -266,8 +338,4 @@ impl<const F: usize> Remapper<F> {
             self.pending.any = Due::NOTHING;
         }
     }
-}
-
-const fn bit(number: u8) -> u16 {
-    1_u16.wrapping_shl(number as u32)
 }

@@ -131,6 +131,10 @@ pub(super) struct Rules {
     shared: u128,
 }
 
+/// Where the rule of a DWORD is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place(u8);
+
 /// Declares rules, all for one reason.
 pub(super) struct Because<'r> {
     rules: &'r mut Rules,
@@ -162,6 +166,16 @@ impl Rules {
     #[inline]
     pub(super) fn shadow(&self, dword: Dword) -> u32 {
         self.of(dword).shadow
+    }
+
+    /// Where the rule of a DWORD is, as long as none is declared.
+    pub(super) fn place(&self, dword: Dword) -> Place {
+        Place(self.code(dword))
+    }
+
+    #[inline]
+    pub(super) fn at(&self, Place(code): Place) -> &Rule {
+        self.table.get(usize::from(code) & (MAX_RULES - 1)).unwrap_or(&Rule::PLAIN)
     }
 
     /// All DWORDs with a rule, and those that read zero.
@@ -275,6 +289,11 @@ impl Rules {
     fn code(&self, dword: Dword) -> u8 {
         self.codes.get(usize::from(dword.index() & (Dword::COUNT - 1))).copied().unwrap_or(PLAIN)
     }
+}
+
+impl Place {
+    /// Of the rule of DWORDs that are the hardware's; its shadow is zero.
+    pub(super) const PLAIN: Self = Self(PLAIN);
 }
 
 impl Because<'_> {

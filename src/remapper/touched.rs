@@ -11,7 +11,7 @@ use super::reason::Reason;
 use super::replay::Power;
 use super::rule::{Effect, Rules, TooManyRules};
 use super::state::Fingerprint;
-use super::window::{MAX_WINDOWS, Trapped, Window};
+use super::window::{MAX_WINDOWS, Registers, Trapped, Window};
 use crate::access::{Access, Dword, Lanes};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::HostWrite;
@@ -24,6 +24,7 @@ use crate::topology::{Bar, Function};
 
 /// A function the plan touches.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "none of them excludes another")]
 pub(super) struct Touched {
     pub(super) host: Bdf,
     /// Where the guest finds it; `None` when it does not.
@@ -36,6 +37,8 @@ pub(super) struct Touched {
     pub(super) is_decoding: bool,
     /// Where its windows are, to skip it fast.
     pub(super) reach: Reach,
+    /// Whether it has windows of ports.
+    pub(super) has_ports: bool,
     /// For a bridge by which the guest can reset moved functions.
     pub(super) bus_reset: Option<BusReset>,
     /// Whether nothing of it is the hardware's: it stands where a function was that the guest finds elsewhere, or not.
@@ -90,6 +93,7 @@ impl Touched {
             due: Due::NOTHING,
             is_decoding: false,
             reach: Reach::NONE,
+            has_ports: false,
             bus_reset: None,
             is_inert: false,
             leads: None,
@@ -173,23 +177,25 @@ impl Touched {
         trapped: Trapped,
         enable: Command,
     ) {
+        self.has_ports |= !kind.is_memory();
         for (offset, len, backing) in trapped.parts(size) {
-            let [number, ..] = self.windows.len().to_le_bytes();
+            let number = u32::try_from(self.windows.len()).unwrap_or(0);
             // A BAR below a page has the rest of its page mapped too, where that holds nothing else.
             let host_len = match backing {
                 Backing::Direct => len,
                 Backing::Trapped => len.min(host.0.len().saturating_sub(offset)),
             };
             let added = self.windows.push(Window {
-                kind,
-                dword,
-                upper: dword.plus(1).filter(|_| kind.is_64_bit()),
+                registers: Registers::of(dword, kind),
                 bar: host,
                 size,
+                claims_memory: offset == 0 && kind.is_memory(),
                 offset,
                 len,
                 host: Host(Span::of(host.0.start().wrapping_add(offset), host_len)),
+                space: if kind.is_memory() { Space::Memory } else { Space::Io },
                 backing,
+                prefetchable: kind.is_prefetchable(),
                 enable: enable.bits().into(),
                 highest: Window::highest(kind, size),
                 claim: 0,
@@ -263,6 +269,8 @@ impl Touched {
             due: _,
             is_decoding: _,
             reach: _,
+            // It follows from the windows.
+            has_ports: _,
         } = self;
         fingerprint.add(host.routing_id());
         fingerprint.add(guest.map_or(u32::MAX, |guest| guest.routing_id().into()));

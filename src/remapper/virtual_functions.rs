@@ -20,8 +20,8 @@ use crate::topology::{Function, SrIov};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Followed {
     /// Places of the Physical Function and of what has the windows, among the touched functions.
-    physical: usize,
-    windows: usize,
+    pub(super) physical: usize,
+    pub(super) windows: usize,
     control: Dword,
     num_vfs: Dword,
     /// How many there can be, and how many there are.
@@ -93,17 +93,18 @@ impl<const F: usize> Remapper<F> {
         let Some(function) = before.get(physical) else { return };
         let enabled = followed.count(&function.rules);
         let was = core::mem::replace(&mut followed.enabled, enabled);
-        let reach = windows.reach;
+        let reach_before = windows.reach;
         let is_there = function.power.is_awake() && !function.has_forgotten && followed.are_decoding(&function.rules);
         let command = if is_there { u32::from(Command::MEMORY_SPACE_ENABLE.bits()) } else { 0 };
-        let meets_itself = windows.claim_by(&function.rules, command);
+        let may_meet = windows.claim_by(&function.rules, command)
+            | self.areas.move_to(windows.reach, reach_before, windows.has_ports);
         let followed = *followed;
         for number in was.min(enabled)..was.max(enabled) {
             let entry = if number < enabled { Entry::Elsewhere } else { Entry::Absent };
             // The bus is touched since the plan was built.
             let _ = self.index.set(followed.guest.map(|all| all.nth(number)), entry);
         }
-        self.settle_claims(followed.windows, reach, meets_itself);
+        self.settle_claims(followed.windows, reach_before, may_meet);
     }
 }
 

@@ -1,8 +1,8 @@
 //! A BAR of a moved or hidden function: what its registers ask for, and what the second stage has.
 
 use super::Translation;
-use super::pending::Stage;
-use super::rule::Rules;
+use super::pending::Slot;
+use super::rule::{Place, Rules};
 use super::state::Fingerprint;
 use crate::access::Dword;
 use crate::address::{Guest, Host, Span};
@@ -16,31 +16,45 @@ const ADDRESS_LIMIT: u64 = 1 << 52;
 /// A BAR of a touched function, or a part of one: what is mapped in one way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
-    pub(super) kind: BarKind,
-    /// Where the BAR register is, and the one with the upper half of a 64-bit address.
-    pub(super) dword: Dword,
-    pub(super) upper: Option<Dword>,
+    pub(super) registers: Registers,
     /// What hardware decodes for all of the BAR.
     pub(super) bar: Host<Span>,
     /// The size of the BAR the guest finds, in bytes.
     pub(super) size: u64,
+    /// Whether it is the first part of a BAR in memory, and claims for all.
+    pub(super) claims_memory: bool,
     /// Where this part starts in the BAR, and its length.
     pub(super) offset: u64,
     pub(super) len: u64,
-    /// What the part is mapped to.
+    /// What the part is mapped to, and how.
     pub(super) host: Host<Span>,
+    pub(super) space: Space,
     pub(super) backing: Backing,
+    pub(super) prefetchable: bool,
     /// The bit of Command that lets it decode; none where the guest does not have the BAR.
     pub(super) enable: u32,
     /// The highest address the BAR can have. None reaches the last byte of the space: that is a BAR being sized.
     pub(super) highest: u64,
     /// Where the registers put the BAR; 0 when they do not.
     pub(super) claim: u64,
-    /// Where the part shall be: where the BAR claims to be, or nowhere (0) when an earlier window or a reserved range is
-    /// there.
+    /// Where it shall be: there, or nowhere (0) when an earlier window or a reserved range is there.
     pub(super) wanted: u64,
-    /// Where it is; 0 for nowhere.
+    /// Where it is, as far as this part goes; 0 for nowhere.
     pub(super) applied: u64,
+}
+
+/// Where the guest puts a BAR.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Registers {
+    /// The BAR register, and the one with the upper half of a 64-bit address.
+    pub(super) dword: Dword,
+    pub(super) upper: Option<Dword>,
+    /// Their rules, once all are declared.
+    low: Place,
+    high: Place,
+    /// The bits of the address in the BAR register, and those without which there is none.
+    address: u32,
+    enable: u32,
 }
 
 /// Which bytes of a BAR cost an exit.
@@ -55,30 +69,63 @@ pub(super) enum Trapped {
 /// Most windows of one function: seven BARs, and two more where one has trapped pages inside.
 pub(super) const MAX_WINDOWS: usize = 9;
 
+impl Registers {
+    pub(super) fn of(dword: Dword, kind: BarKind) -> Self {
+        Self {
+            dword,
+            upper: dword.plus(1).filter(|_| kind.is_64_bit()),
+            low: Place::PLAIN,
+            high: Place::PLAIN,
+            address: !kind.type_mask(),
+            enable: if kind == BarKind::Rom { ROM_ENABLE } else { 0 },
+        }
+    }
+
+    /// Finds the rules, so that they need not be looked for each time.
+    pub(super) fn find(&mut self, rules: &Rules) {
+        self.low = rules.place(self.dword);
+        self.high = self.upper.map_or(Place::PLAIN, |upper| rules.place(upper));
+    }
+
+    /// The address they hold; zero is none.
+    #[inline]
+    fn read(&self, rules: &Rules) -> u64 {
+        let low = rules.at(self.low).shadow;
+        if low & self.enable != self.enable {
+            return 0;
+        }
+        u64::from(rules.at(self.high).shadow) << 32 | u64::from(low & self.address)
+    }
+
+    fn identify(self, fingerprint: &mut Fingerprint) {
+        // Where the rules are follows from where the registers are.
+        let Self { dword, upper, low: _, high: _, address, enable } = self;
+        fingerprint.add(dword.index());
+        fingerprint.add(upper.map_or(u16::MAX, Dword::index));
+        fingerprint.add(address);
+        fingerprint.add(enable);
+    }
+}
+
 impl Window {
-    pub(super) const fn space(&self) -> Space {
-        if self.kind.is_memory() { Space::Memory } else { Space::Io }
+    /// Takes over from the registers where the BAR is to be, and wants it there. No address is there without the
+    /// decode enable of `command`, nor is one that is above the highest.
+    #[inline]
+    pub(super) fn claim(&mut self, rules: &Rules, command: u32) -> Option<Span> {
+        let address = if command & self.enable == 0 { 0 } else { self.registers.read(rules) };
+        if address == 0 || address > self.highest {
+            self.claim = 0;
+            self.wanted = 0;
+            return None;
+        }
+        self.claim = address;
+        self.wanted = address;
+        Some(Span::of(address, self.size))
     }
 
-    /// What the registers ask for: the address of the BAR. Zero is none, and neither is one above the highest.
-    #[inline]
-    pub(super) fn claim_of(&self, rules: &Rules, command: u32) -> u64 {
-        if command & self.enable == 0 {
-            return 0;
-        }
-        let low = rules.shadow(self.dword);
-        if self.kind == BarKind::Rom && low & ROM_ENABLE == 0 {
-            return 0;
-        }
-        let high = self.upper.map_or(0, |upper| rules.shadow(upper));
-        let base = u64::from(high) << 32 | u64::from(low & !self.kind.type_mask());
-        if base <= self.highest { base } else { 0 }
-    }
-
-    /// Wants the part to be where the BAR claims to be, or nowhere.
-    #[inline]
+    /// Wants the BAR to be where it claims to be, or nowhere.
     pub(super) const fn want(&mut self, is_free: bool) {
-        self.wanted = if is_free && self.claim != 0 { self.claim.wrapping_add(self.offset) } else { 0 };
+        self.wanted = if is_free { self.claim } else { 0 };
     }
 
     /// The highest address a BAR of this kind and size can have.
@@ -96,12 +143,17 @@ impl Window {
     /// Whether the BAR claims an address of the span.
     #[inline]
     pub(super) fn claims(&self, space: Space, span: Span) -> bool {
-        self.space() == space && self.claimed().is_some_and(|claim| claim.overlaps(span))
+        self.space == space && self.claimed().is_some_and(|claim| claim.overlaps(span))
     }
 
-    /// The guest addresses of the window when it is at `base`, if that is somewhere.
+    /// The guest addresses of the part when the BAR is at `base`, if that is somewhere.
     pub(super) const fn span_at(&self, base: u64) -> Option<Span> {
-        if base == 0 { None } else { Some(Span::of(base, self.len)) }
+        if base == 0 { None } else { Some(self.part_at(base)) }
+    }
+
+    #[inline]
+    const fn part_at(&self, base: u64) -> Span {
+        Span::of(base.wrapping_add(self.offset), self.len)
     }
 
     /// Whether it is still where it shall not be.
@@ -110,30 +162,26 @@ impl Window {
         self.applied != 0 && self.applied != self.wanted
     }
 
-    /// The change that is due in a stage.
+    /// What a change comes to.
     #[inline]
-    pub(super) fn change(&self, stage: Stage) -> MapOp {
-        let space = self.space();
-        match stage {
-            Stage::Conceal => MapOp::Conceal { guest: Guest(self.bar.0), space },
-            Stage::Unmap => MapOp::Unmap { guest: Guest(Span::of(self.applied, self.len)), space },
-            Stage::Map => MapOp::Map {
-                guest: Guest(Span::of(self.wanted, self.len)),
-                host: self.host,
-                space,
-                backing: self.backing,
-                prefetchable: self.kind.is_prefetchable(),
-            },
+    pub(super) const fn operation(&self, slot: Slot) -> MapOp {
+        let Self { space, host, backing, prefetchable, .. } = *self;
+        if slot.is_map() {
+            MapOp::Map { guest: Guest(self.part_at(self.wanted)), host, space, backing, prefetchable }
+        } else if slot.is_unmap() {
+            MapOp::Unmap { guest: Guest(self.part_at(self.applied)), space }
+        } else {
+            MapOp::Conceal { guest: Guest(self.bar.0), space }
         }
     }
 
     /// Takes note of a change that is in force.
     #[inline]
-    pub(super) const fn confirm(&mut self, stage: Stage) {
-        match stage {
-            Stage::Conceal => {}
-            Stage::Unmap => self.applied = 0,
-            Stage::Map => self.applied = self.wanted,
+    pub(super) const fn confirm(&mut self, slot: Slot) {
+        if slot.is_map() {
+            self.applied = self.wanted;
+        } else if slot.is_unmap() {
+            self.applied = 0;
         }
     }
 
@@ -155,15 +203,17 @@ impl Window {
 
     pub(super) fn identify(&self, fingerprint: &mut Fingerprint) {
         let Self {
-            kind,
-            dword,
-            upper,
+            registers,
             bar,
             size,
+            // It follows from the offset and the space.
+            claims_memory: _,
             offset,
             len,
             host,
+            space,
             backing,
+            prefetchable,
             enable,
             highest,
             // They follow from the registers.
@@ -172,16 +222,15 @@ impl Window {
             // It is the second stage's.
             applied: _,
         } = *self;
-        fingerprint.add(kind.type_bits());
-        fingerprint.add(kind.type_mask());
-        fingerprint.add(dword.index());
-        fingerprint.add(upper.map_or(u16::MAX, Dword::index));
+        registers.identify(fingerprint);
         fingerprint.add_span(bar.0);
         fingerprint.add(size);
         fingerprint.add(offset);
         fingerprint.add(len);
         fingerprint.add_span(host.0);
+        fingerprint.add(space == Space::Memory);
         fingerprint.add(backing == Backing::Trapped);
+        fingerprint.add(prefetchable);
         fingerprint.add(enable);
         fingerprint.add(highest);
     }

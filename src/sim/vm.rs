@@ -439,12 +439,13 @@ fn apply(
 ) -> Vec<MapOp> {
     let mut changes = Vec::new();
     while let Some(change) = delta.next() {
+        let operation = change.operation();
         *count += 1;
         if refuse_every == 0 || !count.is_multiple_of(refuse_every) {
-            second_stage.apply(change);
-            delta.confirm();
+            second_stage.apply(operation);
+            change.confirm();
         }
-        changes.push(change);
+        changes.push(operation);
     }
     changes
 }

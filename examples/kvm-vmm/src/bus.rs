@@ -229,8 +229,8 @@ impl Bus {
 /// All of a delta, before the guest runs again.
 fn apply(mut delta: MapDelta<'_, TOUCHED>, second_stage: &mut SecondStage, hardware: &Hardware) {
     while let Some(change) = delta.next() {
-        if second_stage.apply(change, |host| hardware.mapping_of(host)) {
-            delta.confirm();
+        if second_stage.apply(change.operation(), |host| hardware.mapping_of(host)) {
+            change.confirm();
         }
     }
 }

@@ -117,8 +117,8 @@ impl Pci {
         }
         let mut delta = self.remapper.pending();
         while let Some(change) = delta.next() {
-            if stages.apply(change) {
-                delta.confirm();
+            if stages.apply(change.operation()) {
+                change.confirm();
             }
         }
     }
@@ -157,9 +157,10 @@ impl Pci {
             WriteDecision::Redirect { to, value } => self.hardware.write(to, value),
         }
         while let Some(change) = outcome.delta.next() {
-            say!("{change}");
-            if stages.apply(change) {
-                outcome.delta.confirm();
+            let operation = change.operation();
+            say!("{operation}");
+            if stages.apply(operation) {
+                change.confirm();
             }
         }
     }

@@ -33,7 +33,7 @@ pub(crate) fn all(topology: &Topology<64>) {
             remapper.next_event().into_iter().for_each(|event| print(format_args!("{event}")));
             let mut delta = remapper.pending();
             while let Some(change) = delta.next() {
-                print(format_args!("{change}"));
+                print(format_args!("{}", change.operation()));
             }
         }
         Err(error) => print(format_args!("{error}")),

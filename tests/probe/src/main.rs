@@ -243,10 +243,11 @@ fn write(remapper: &mut Remapper<16>, access: Guest<Access>, value: u32) {
     }
     let mut delta = outcome.delta;
     while let Some(change) = delta.next() {
-        let _ = black_box((delta.is_empty(), change));
+        let _ = black_box(change.operation());
         if bool::any() {
-            delta.confirm();
+            change.confirm();
         }
+        black_box(delta.is_empty());
     }
     if bool::any() {
         remapper.note_reset(Host(Bdf::any()));
@@ -262,8 +263,8 @@ fn write(remapper: &mut Remapper<16>, access: Guest<Access>, value: u32) {
     let _ = black_box(remapper.restore(block.get(..used).unwrap_or_default()));
     let mut late = remapper.pending();
     while let Some(change) = late.next() {
-        let _ = black_box(change);
-        late.confirm();
+        let _ = black_box(change.operation());
+        change.confirm();
     }
 }
 
