@@ -12,6 +12,9 @@
 //! | `replay.rs` `note_reset`, `note_resume` | [`the_function_survives_a_reset_by_the_host`], [`after_a_sleep_without_power_the_way_comes_back_before_the_function`] |
 //! | `bus_reset.rs` `watch_bus`: Secondary Bus Reset | [`a_function_that_moved_on_its_bus_survives_a_reset_of_the_bus`] |
 //! | `bus_reset.rs` `watch_bus`: Link Disable, Power Controller Control | [`a_function_that_moved_on_its_bus_survives_that_its_link_is_disabled`], [`a_function_that_moved_on_its_bus_survives_that_its_slot_is_switched_off`] |
+//! | `bus_reset.rs` `watch_bus`: DPC Software Trigger | [`a_function_that_moved_on_its_bus_survives_that_software_triggers_containment`] |
+//! | `bus_reset.rs` `is_bus_reset`: containment that is off | [`containment_that_is_off_is_not_triggered`] |
+//! | `bus_reset.rs` `watch_bus`: DPC Trigger Status | [`a_function_that_moved_on_its_bus_survives_an_error_that_is_contained`] |
 //! | `bus_reset.rs` `BusReset::of`, `ports.rs` `has_moved_behind`: all buses behind the bridge | [`a_function_that_moved_on_its_bus_survives_a_reset_further_up`] |
 //! | `build.rs` `add_ports`: ports that show as they are | [`a_function_that_moved_on_its_bus_survives_a_reset_also_where_another_came`] |
 
@@ -19,7 +22,7 @@ mod support;
 
 use core::time::Duration;
 
-use pci_remap::sim::machine::{Blueprint, Builder, Capability, Wake, signature};
+use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Undelivered, Wake, signature};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::{MadeWrite, Vm};
 use pci_remap::spec::express::PortType;
@@ -231,7 +234,8 @@ fn moved_on_its_bus(others: &[(&str, &str)]) -> Vm {
     let slot = Blueprint::port(bdf("00:02.0"), PortType::RootPort, 2..=4, windows(0xe100_0000))
         .register(Dword::at(0x40).unwrap(), 0x0142_7c10)
         .register(Dword::at(0x54).unwrap(), 0x0000_007b)
-        .register(Dword::at(0x58).unwrap(), 0x0040_0000);
+        .register(Dword::at(0x58).unwrap(), 0x0040_0000)
+        .extended(&ExtendedCapability::DownstreamPortContainment);
     let sibling = Blueprint::endpoint(bdf("04:00.0")).capability(&Capability::Express(PortType::Endpoint));
     let other = Blueprint::endpoint(bdf("00:03.0")).capability(&Capability::Express(PortType::Endpoint));
     let mut machine = Builder::new()
@@ -262,14 +266,19 @@ fn reads_its_memory(vm: &mut Vm) -> bool {
 
 /// The guest resets by these bits of a bridge, waits, restores the bridges, then the function.
 fn survives_on_its_bus(vm: &mut Vm, bridge: &str, offset: u16, bits: u32) {
+    let before = vm.read(bridge, offset & !3) >> (8 * (offset & 3)) & 0xffff;
+    survives_from_to(vm, (bridge, offset, before | bits), (bridge, offset, before));
+}
+
+/// The guest resets by one write and ends that by another.
+fn survives_from_to(vm: &mut Vm, from: (&str, u16, u32), to: (&str, u16, u32)) {
     let bridges = ["02:00.0", "03:00.0"];
     let saved = bridges.map(|bridge| (0x04..0x40).step_by(4).map(|at| (at, vm.read(bridge, at))).collect::<Vec<_>>());
-    let before = vm.read(bridge, offset & !3) >> (8 * (offset & 3)) & 0xffff;
-    let unmaps = vm.write_word(bridge, offset, before | bits);
+    let unmaps = vm.write_word(from.0, from.1, from.2);
     assert_eq!(unmaps.len(), 1, "the window goes away");
     wait(vm);
     assert_eq!(vm.read(MOVED_ON_BUS, 0x00), !0);
-    vm.write_word(bridge, offset, before);
+    vm.write_word(to.0, to.1, to.2);
     wait(vm);
     for (bridge, saved) in bridges.into_iter().zip(saved) {
         for (at, value) in saved {
@@ -311,6 +320,55 @@ fn a_function_that_moved_on_its_bus_survives_that_its_link_is_disabled() {
 #[test]
 fn a_function_that_moved_on_its_bus_survives_that_its_slot_is_switched_off() {
     survives_on_its_bus(&mut moved_on_its_bus(&[]), "00:02.0", 0x58, 0x400);
+}
+
+/// DPC Control, and DPC Status, of the Root Port.
+const CONTAINMENT: u16 = 0x106;
+const CONTAINED: u16 = 0x108;
+
+#[test]
+fn a_function_that_moved_on_its_bus_survives_that_software_triggers_containment() {
+    let mut vm = moved_on_its_bus(&[]);
+    survives_from_to(&mut vm, ("00:02.0", CONTAINMENT, 0x0041), ("00:02.0", CONTAINED, 0x0001));
+}
+
+#[test]
+fn containment_that_is_off_is_not_triggered() {
+    let mut vm = moved_on_its_bus(&[]);
+    assert_eq!(vm.write_word("00:02.0", CONTAINMENT, 0x0040), []);
+    assert!(reads_its_memory(&mut vm));
+    vm.write_word("00:02.0", CONTAINMENT, 0x0001);
+    assert!(reads_its_memory(&mut vm), "nor by being switched on");
+}
+
+/// The function has a fatal error: its link goes down, and the guest, told by an interrupt, ends that.
+#[test]
+fn a_function_that_moved_on_its_bus_survives_an_error_that_is_contained() {
+    let mut vm = moved_on_its_bus(&[]);
+    // Device Control: fatal errors are reported, payloads have 128 bytes; the Root Port sends more.
+    let machine = vm.machine_mut();
+    write(machine, "00:02.0", 0x48, 0x2830);
+    write(machine, "02:00.0", 0x48, 0x2830);
+    write(machine, "03:00.0", 0x48, 0x2830);
+    let control = (0x40..0x100).step_by(4).find(|at| read(machine, "04:00.1", *at) & 0xff == 0x10).unwrap() + 8;
+    write(machine, "04:00.1", control, 0x2814);
+    vm.write_word("00:02.0", CONTAINMENT, 0x0001);
+    let failed = vm.machine_mut().dma_read(bdf("04:00.1"), 0x1000, 0x1000);
+    assert_eq!(failed, Err(Undelivered::Malformed(bdf("04:00.1"))));
+    assert_eq!(vm.read("00:02.0", CONTAINED) & 1, 1);
+    assert_eq!((vm.read(MOVED_ON_BUS, 0x00), reads_its_memory(&mut vm)), (!0, false), "nothing answers meanwhile");
+
+    let bridges = ["02:00.0", "03:00.0"];
+    assert_eq!(vm.write_word("00:02.0", CONTAINED, 0x0001).len(), 1, "the window goes away");
+    wait(&mut vm);
+    for (bridge, numbers) in bridges.into_iter().zip([0x0004_0302, 0x0004_0403]) {
+        vm.write(bridge, 0x18, numbers);
+        vm.write(bridge, 0x20, 0xe1f0_e100);
+        vm.write_word(bridge, COMMAND, 0x0006);
+    }
+    assert_eq!(vm.read(MOVED_ON_BUS, BAR0), 0, "the guest finds what a reset leaves");
+    place(&mut vm);
+    assert!(reads_its_memory(&mut vm));
 }
 
 #[test]

@@ -234,6 +234,23 @@ fn containment_triggers_for_the_errors_it_is_asked_to() {
 }
 
 #[test]
+fn software_triggers_containment_where_it_is_on_and_once() {
+    for (control, is_triggered) in [(0x0040, false), (0x0001, false), (0x0041, true), (0x0042, true)] {
+        let mut machine = machine();
+        write(&mut machine, PORT, DPC_CONTROL, control << 16);
+        assert_eq!(link(&machine) == LinkState::Down, is_triggered, "{control:#x}");
+        // Trigger Reason 3 with its extension 1, DPC Interrupt Status, Trigger Status; no source.
+        assert_eq!(read(&mut machine, PORT, DPC_STATUS), if is_triggered { 0x002f } else { 0 }, "{control:#x}");
+        assert_eq!(read(&mut machine, PORT, DPC_CONTROL) >> 16, control & 0x0003, "the trigger reads zero");
+    }
+    let mut machine = machine();
+    for _ in 0..2 {
+        write(&mut machine, PORT, DPC_CONTROL, 0x0041_0000);
+    }
+    assert_eq!(machine.faults().iter().filter(|fault| **fault == Fault::Contained { port: bdf(PORT) }).count(), 1);
+}
+
+#[test]
 fn a_message_the_port_is_not_enabled_for_is_an_unsupported_request() {
     let refused = [Fault::UnsupportedMessage { receiver: bdf(PORT), requester: bdf(NIC) }];
     // LTR Mechanism Enable; PTM Enable.

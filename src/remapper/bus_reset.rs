@@ -2,7 +2,8 @@
 //! functions is noticed.
 //!
 //! Ports something left never make one, as those registers stay in the shadow. A port nothing is wired behind has it made
-//! by another.
+//! by another. Containment of an error makes one that no guest asked for (6.2.11): nothing behind the port answers until
+//! the guest ends it, and then it is noticed.
 
 use super::Remapper;
 use super::reason::Reason;
@@ -13,7 +14,8 @@ use crate::access::{Access, Lanes};
 use crate::address::{Bdf, Host};
 use crate::decision::WriteDecision;
 use crate::plan::Port;
-use crate::spec::{express, type1};
+use crate::spec::capability::ExtendedCapabilityId;
+use crate::spec::{containment, express, type1};
 use crate::topology::{Bridge, Function};
 
 /// What a reset of the bus behind a bridge means.
@@ -49,8 +51,16 @@ impl Effect {
             Self::SecondaryBusReset => type1::SECONDARY_BUS_RESET,
             Self::LinkDisable => express::LINK_DISABLE,
             Self::SlotPower => express::SLOT_POWER_OFF,
+            Self::Containment => containment::SOFTWARE_TRIGGER,
+            Self::ContainmentEnd => containment::TRIGGER_STATUS,
             _ => 0,
         }
+    }
+
+    /// Whether what is written resets everything behind a bridge. Containment that is off is not triggered (7.9.14.3).
+    const fn is_bus_reset(self, written: u32) -> bool {
+        let is_on = !matches!(self, Self::Containment) || written & containment::TRIGGER_ENABLE != 0;
+        written & self.of_bus_reset() != 0 && is_on
     }
 }
 
@@ -74,7 +84,7 @@ impl<const F: usize> Remapper<F> {
         for index in 0..self.functions.len() {
             let is_behind =
                 self.functions.get(index).is_some_and(|touched| (first..=last).contains(&touched.host.bus()));
-            if is_behind && written & bits != 0 {
+            if is_behind && effect.is_bus_reset(written) {
                 self.forget(index);
             }
         }
@@ -89,7 +99,7 @@ impl<const F: usize> Remapper<F> {
 }
 
 impl Touched {
-    /// What the guest does to the link, the slot and the bus passes, and resets moved functions wired there.
+    /// What the guest does to the link, the slot, containment and the bus passes, and resets moved functions wired there.
     pub(super) fn watch_bus(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
         self.bus_reset = Some(BusReset::of(port.bridge, None));
         let mut rules = self.rules.because(Reason::ResetBehind);
@@ -102,8 +112,17 @@ impl Touched {
         }
         let has_controller = express.register(0) & express::SLOT_IMPLEMENTED != 0
             && express.register(express::SLOT_CAPABILITIES) & express::POWER_CONTROLLER != 0;
-        match express.dword.plus(express::SLOT_CONTROL).filter(|_| has_controller) {
-            Some(dword) => rules.set_off(dword, Effect::SlotPower),
+        if let Some(dword) = express.dword.plus(express::SLOT_CONTROL).filter(|_| has_controller) {
+            rules.set_off(dword, Effect::SlotPower)?;
+        }
+        let list = port.function.extended_capabilities();
+        let Some(containment) = list.iter().find(|entry| entry.id == ExtendedCapabilityId::DPC) else { return Ok(()) };
+        let by_software = containment.control & containment::SOFTWARE_TRIGGERING_SUPPORTED != 0;
+        if let Some(dword) = containment.dword.plus(containment::CONTROL).filter(|_| by_software) {
+            rules.set_off(dword, Effect::Containment)?;
+        }
+        match containment.dword.plus(containment::STATUS) {
+            Some(dword) => rules.set_off(dword, Effect::ContainmentEnd),
             None => Ok(()),
         }
     }

@@ -294,7 +294,11 @@ impl<const F: usize> Remapper<F> {
                     self.note_power(index, effect, value);
                 }
             }
-            Effect::SecondaryBusReset | Effect::LinkDisable | Effect::SlotPower => {
+            Effect::SecondaryBusReset
+            | Effect::LinkDisable
+            | Effect::SlotPower
+            | Effect::Containment
+            | Effect::ContainmentEnd => {
                 let mask = self.functions.get(index).map(|touched| touched.rules.of(access.dword()));
                 let written = value & lanes & mask.map_or(0, |rule| rule.to_hardware | rule.writable);
                 return self.note_bus_reset(index, effect, access, written, decision);

@@ -193,7 +193,8 @@ impl fmt::Display for Reason {
             }
             Self::ResetBehind => {
                 "a reset of what is wired behind the bridge is noticed, as moved functions there forget their BARs in it \
-                 (7.5.1.3.13, 7.5.3.7, 7.5.3.10; Linux's pci_reset_secondary_bus, pciehp_power_off_slot)"
+                 (7.5.1.3.13, 7.5.3.7, 7.5.3.10, 7.9.14.3, 7.9.14.4; Linux's pci_reset_secondary_bus, \
+                 pciehp_power_off_slot, dpc_reset_link)"
             }
             Self::VirtualFunctions => {
                 "Virtual Functions are where the guest finds them, and their memory where it puts it; the real ones stay \

@@ -38,6 +38,10 @@ pub(super) enum Effect {
     LinkDisable,
     /// Power Controller Control in Slot Control may have been written.
     SlotPower,
+    /// DPC Software Trigger in DPC Control may have been written.
+    Containment,
+    /// DPC Trigger Status in DPC Status may have been written.
+    ContainmentEnd,
     /// Bits that are kept from hardware changed, and somebody may want to know.
     Guard,
 }

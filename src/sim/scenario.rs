@@ -188,6 +188,7 @@ pub enum ResetBehind {
     SecondaryBusReset,
     LinkDisable,
     SlotPower,
+    Containment,
 }
 
 /// A byte offset into configuration space.

@@ -8,8 +8,8 @@ use super::writes::RegisterWrite;
 use super::{FunctionId, Machine};
 use crate::address::Bdf;
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
-use crate::spec::express;
 use crate::spec::header::{self, Command};
+use crate::spec::{containment, express};
 
 /// Something that real hardware would suffer from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,9 +78,6 @@ const CONTROL: u16 = 6;
 const ROOT_COMMAND: u16 = 11;
 const ROOT_STATUS: u16 = 12;
 const ERROR_SOURCE: u16 = 13;
-/// DPC Control and Status with Source ID, among the DWORDs of Downstream Port Containment.
-const DPC_CONTROL: u16 = 1;
-const DPC_STATUS: u16 = 2;
 
 impl Machine {
     /// What went wrong, oldest first. Only the first thousand are kept.
@@ -133,7 +130,9 @@ impl Machine {
         let ports = way.filter(|id| self.function(*id).leads_down_a_link()).collect::<std::vec::Vec<_>>();
         for port in ports {
             if self.contains(port, is_fatal) {
-                self.contain(port, requester, port == source);
+                // Trigger Reason: 0 for what the port detected, 2 for a message it received, with its source.
+                let reason = if port == source { 0 } else { 2 << 1 };
+                self.contain(port, u32::from(requester.routing_id()) << 16 | reason);
                 return;
             }
         }
@@ -169,7 +168,7 @@ impl Machine {
     /// Whether DPC Trigger Enable covers it: 1 for fatal errors, 2 for both.
     fn contains(&self, port: FunctionId, is_fatal: bool) -> bool {
         let function = self.function(port);
-        let control = function.extended(ExtendedCapabilityId::DPC).and_then(|at| at.plus(DPC_CONTROL));
+        let control = function.extended(ExtendedCapabilityId::DPC).and_then(|at| at.plus(containment::CONTROL));
         match control.map_or(0, |control| function.read(control) >> 16 & 3) {
             1 => is_fatal,
             2 => true,
@@ -177,20 +176,38 @@ impl Machine {
         }
     }
 
-    /// The link goes down, and stays so until DPC Trigger Status is cleared.
-    fn contain(&mut self, port: FunctionId, requester: Bdf, is_own: bool) {
+    /// The link goes down, and stays so until DPC Trigger Status is cleared. `why` is the source and the reason, as DPC
+    /// Status says them.
+    fn contain(&mut self, port: FunctionId, why: u32) {
         const INTERRUPT_ENABLE: u32 = 1 << 19;
+        const INTERRUPT_STATUS: u32 = 1 << 3;
         let function = &mut self.functions[port.0];
         let Some(at) = function.extended(ExtendedCapabilityId::DPC) else { return };
-        let (Some(control), Some(status)) = (at.plus(DPC_CONTROL), at.plus(DPC_STATUS)) else { return };
-        // Trigger Reason: 0 for what the port detected, 2 for a message it received, with its source.
-        let reason = if is_own { 0 } else { 2 << 1 };
-        function.set(status, u32::from(requester.routing_id()) << 16 | reason | 1 | 1 << 3);
+        let (Some(control), Some(status)) = (at.plus(containment::CONTROL), at.plus(containment::STATUS)) else {
+            return;
+        };
+        if function.read(status) & containment::TRIGGER_STATUS != 0 {
+            return;
+        }
+        function.set(status, why | INTERRUPT_STATUS | containment::TRIGGER_STATUS);
         let interrupts = function.read(control) & INTERRUPT_ENABLE != 0;
         self.fault(Fault::Contained { port: self.function(port).bdf() });
         self.link_controls_changed(port);
         if interrupts {
             self.port_interrupt(port);
+        }
+    }
+
+    /// Software triggers containment (7.9.14.3), where that is supported and on.
+    pub(super) fn containment_written(&mut self, id: FunctionId, write: &RegisterWrite) {
+        /// Trigger Reason 3, Trigger Reason Extension 1.
+        const BY_SOFTWARE: u32 = 1 << 5 | 3 << 1;
+        let function = self.function(id);
+        let control = function.extended(ExtendedCapabilityId::DPC).and_then(|at| at.plus(containment::CONTROL));
+        let is_possible =
+            write.new & containment::TRIGGER_ENABLE != 0 && write.new & containment::SOFTWARE_TRIGGERING_SUPPORTED != 0;
+        if control == Some(write.dword) && write.ones & containment::SOFTWARE_TRIGGER != 0 && is_possible {
+            self.contain(id, BY_SOFTWARE);
         }
     }
 

@@ -9,8 +9,8 @@ use super::reset::{AFTER_RESET, Reset};
 use super::writes::RegisterWrite;
 use super::{Function, FunctionId, Machine};
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
-use crate::spec::express;
 use crate::spec::type1;
+use crate::spec::{containment, express};
 
 /// From the start of training to an active link.
 pub(super) const TRAINING: Duration = Duration::from_millis(20);
@@ -20,8 +20,6 @@ const RETRAINING: Duration = Duration::from_millis(1);
 const BANDWIDTH_STATUS: u32 = 1 << 30;
 /// Data Link Layer State Changed, in the DWORD of Slot Control.
 const STATE_CHANGED: u32 = 1 << 24;
-/// DPC Trigger Status, in the third DWORD of Downstream Port Containment.
-pub(super) const DPC_TRIGGERED: u32 = 1;
 
 /// The state of the link below a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,13 +121,13 @@ impl Machine {
             return;
         }
         let capability = function.standard(CapabilityId::PCI_EXPRESS);
-        let status = function.extended(ExtendedCapabilityId::DPC).and_then(|at| at.plus(2));
+        let status = function.extended(ExtendedCapabilityId::DPC).and_then(|at| at.plus(containment::STATUS));
         if capability.and_then(|at| at.plus(express::LINK_CONTROL)) == Some(write.dword) {
             self.link_controls_changed(id);
             if write.ones & express::RETRAIN_LINK != 0 {
                 self.retrain(id);
             }
-        } else if status == Some(write.dword) && (write.old & !write.new) & DPC_TRIGGERED != 0 {
+        } else if status == Some(write.dword) && (write.old & !write.new) & containment::TRIGGER_STATUS != 0 {
             self.link_controls_changed(id);
         }
     }
@@ -160,12 +158,12 @@ impl Machine {
     /// Whether the function at the other end is wired and powered, and nothing keeps the link down.
     fn may_train(&self, id: FunctionId) -> bool {
         let port = self.function(id);
-        let dpc = port.extended(ExtendedCapabilityId::DPC).and_then(|at| at.plus(2));
+        let dpc = port.extended(ExtendedCapabilityId::DPC).and_then(|at| at.plus(containment::STATUS));
         port.link.is_some_and(|link| link.is_occupied)
             && self.slot_has_power(id)
             && port.express(express::LINK_CONTROL) & express::LINK_DISABLE == 0
             && port.read(type1::BRIDGE_CONTROL) & type1::SECONDARY_BUS_RESET == 0
-            && dpc.is_none_or(|status| port.read(status) & DPC_TRIGGERED == 0)
+            && dpc.is_none_or(|status| port.read(status) & containment::TRIGGER_STATUS == 0)
     }
 
     fn train(&mut self, id: FunctionId) {

@@ -5,8 +5,8 @@ use std::vec::Vec;
 
 use crate::spec::bar::BarKind;
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId};
-use crate::spec::enhanced_allocation;
 use crate::spec::express::PortType;
+use crate::spec::{containment, enhanced_allocation};
 
 /// A capability of the first 256 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub enum ExtendedCapability {
     },
     /// Address Translation Services.
     Ats,
-    /// Downstream Port Containment, off.
+    /// Downstream Port Containment, which software can trigger; off.
     DownstreamPortContainment,
     /// L1 PM Substates.
     L1PmSubstates,
@@ -209,7 +209,9 @@ pub(super) fn extended_dwords(capability: &ExtendedCapability, sizes: &[u64; 7])
         }
         ExtendedCapability::Ari { next } => vec![header(ExtendedCapabilityId::ARI, 1), u32::from(*next) << 8],
         ExtendedCapability::Ats => vec![header(ExtendedCapabilityId::ATS, 1), 0x0020],
-        ExtendedCapability::DownstreamPortContainment => vec![header(ExtendedCapabilityId::DPC, 1), 0, 0, 0],
+        ExtendedCapability::DownstreamPortContainment => {
+            vec![header(ExtendedCapabilityId::DPC, 1), containment::SOFTWARE_TRIGGERING_SUPPORTED, 0, 0]
+        }
         ExtendedCapability::L1PmSubstates => vec![header(ExtendedCapabilityId::L1_PM_SUBSTATES, 1), 0x0028_281f, 0, 0],
         ExtendedCapability::LatencyToleranceReporting => vec![header(ExtendedCapabilityId::LTR, 1), 0],
         ExtendedCapability::Null => vec![header(ExtendedCapabilityId::NULL, 1)],

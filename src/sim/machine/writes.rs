@@ -43,6 +43,7 @@ impl Machine {
         self.config_writes.push(ConfigWrite { function: id, dword, lanes, value, changed: old ^ new });
         let write = RegisterWrite { dword, old, new, ones: value & lanes.mask() };
         self.error_written(id, &write);
+        self.containment_written(id, &write);
         self.power_written(id, &write);
         self.link_written(id, &write);
         self.slot_written(id, &write);
