@@ -4,7 +4,7 @@ mod support;
 
 use pci_remap::Dword;
 use pci_remap::sim::machine::{
-    Blueprint, Capability, Disagreement, ExtendedCapability, Fault, LinkState, Machine, Undelivered, Wake,
+    Blueprint, Builder, Capability, Disagreement, ExtendedCapability, Fault, LinkState, Machine, Undelivered, Wake,
 };
 use pci_remap::spec::express::PortType;
 use support::{MEMORY, bdf, read, wait, write};
@@ -58,6 +58,46 @@ fn a_function_forgets_on_its_way_from_d3hot_and_takes_ten_milliseconds() {
     wait(&mut machine, 10);
     let left = [0x04, 0x10, EXPRESS + 8].map(|offset| read(&mut machine, NIC, offset) & 0xffff);
     assert_eq!(left, [0, 0, 0x2810]);
+}
+
+/// A register of a function nobody may reach now.
+fn kept(machine: &Machine, function: &str, offset: u16) -> u32 {
+    machine.peek(machine.original(bdf(function)).unwrap(), Dword::at(offset).unwrap())
+}
+
+#[test]
+fn a_port_forgets_on_its_way_from_d3hot_and_what_is_behind_its_link_does_not() {
+    let mut machine = machine();
+    write(&mut machine, PORT, POWER + 4, 3);
+    write(&mut machine, PORT, POWER + 4, 0);
+    wait(&mut machine, 10);
+    assert_eq!([0x04, 0x18, 0x20].map(|offset| read(&mut machine, PORT, offset) & 0xffff), [0; 3]);
+    assert_eq!((link(&machine), kept(&machine, NIC, 0x10)), (LinkState::Active, 0xe100_0000));
+}
+
+#[test]
+fn a_port_that_kept_its_link_down_trains_it_on_its_way_from_d3hot() {
+    for (offset, bits) in [(EXPRESS + 16, 0x0010), (0x3c, 0x0040_0000)] {
+        let mut machine = machine();
+        write(&mut machine, PORT, offset, bits);
+        assert_eq!(link(&machine), LinkState::Down);
+        write(&mut machine, PORT, POWER + 4, 3);
+        write(&mut machine, PORT, POWER + 4, 0);
+        assert_eq!(link(&machine), LinkState::Training, "{offset:#x}");
+    }
+}
+
+#[test]
+fn a_bridge_resets_the_bus_behind_it_on_its_way_from_d3hot() {
+    let card = Blueprint::endpoint(bdf("03:04.0")).bar(0, MEMORY, 0x1000, BAR);
+    let bridge = Blueprint::port(bdf(NIC), PortType::PciExpressToPciBridge, 3..=3, support::windows(0xe100_0000));
+    let port = Blueprint::port(bdf(PORT), PortType::RootPort, 2..=3, support::windows(0xe100_0000));
+    let builder = Builder::new().root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY]);
+    let mut machine = builder.function(port).function(bridge).function(card).build().unwrap();
+    write(&mut machine, NIC, POWER + 4, 3);
+    assert_eq!(kept(&machine, "03:04.0", 0x10), 0xe100_0000);
+    write(&mut machine, NIC, POWER + 4, 0);
+    assert_eq!(kept(&machine, "03:04.0", 0x10), 0);
 }
 
 #[test]

@@ -15,6 +15,8 @@
 //! | `bus_reset.rs` `watch_bus`: DPC Software Trigger | [`a_function_that_moved_on_its_bus_survives_that_software_triggers_containment`] |
 //! | `bus_reset.rs` `is_bus_reset`: containment that is off | [`containment_that_is_off_is_not_triggered`] |
 //! | `bus_reset.rs` `watch_bus`: DPC Trigger Status | [`a_function_that_moved_on_its_bus_survives_an_error_that_is_contained`] |
+//! | `bus_reset.rs` `watch_bus`: a bridge to a bus without links wakes | [`a_function_that_moved_on_its_bus_survives_that_the_bridge_to_it_wakes`] |
+//! | `bus_reset.rs` `watch_bus`: a bridge with virtual bus numbers wakes | [`a_port_that_wakes_has_its_bus_numbers_again_where_the_guests_are_its_own`] |
 //! | `bus_reset.rs` `BusReset::of`, `ports.rs` `has_moved_behind`: all buses behind the bridge | [`a_function_that_moved_on_its_bus_survives_a_reset_further_up`] |
 //! | `build.rs` `add_ports`: ports that show as they are | [`a_function_that_moved_on_its_bus_survives_a_reset_also_where_another_came`] |
 
@@ -22,6 +24,7 @@ mod support;
 
 use core::time::Duration;
 
+use pci_remap::plan::BusNumbers;
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Undelivered, Wake, signature};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::{MadeWrite, Vm};
@@ -369,6 +372,55 @@ fn a_function_that_moved_on_its_bus_survives_an_error_that_is_contained() {
     assert_eq!(vm.read(MOVED_ON_BUS, BAR0), 0, "the guest finds what a reset leaves");
     place(&mut vm);
     assert!(reads_its_memory(&mut vm));
+}
+
+/// What a bridge has before the guest puts it to sleep, it restores when it woke; the bridge wakes with a reset.
+fn sleep_and_wake(vm: &mut Vm, bridge: &str) -> Vec<MapOp> {
+    let saved: Vec<_> = (0x04..0x40).step_by(4).map(|at| (at, vm.read(bridge, at))).collect();
+    assert_eq!(vm.write_word(bridge, 0x80, 3), []);
+    let changes = vm.write_word(bridge, 0x80, 0);
+    wait(vm);
+    for (at, value) in saved {
+        // As Linux's `pci_restore_config_space_range`, only what differs.
+        if vm.read(bridge, at) != value {
+            vm.write(bridge, at, value);
+        }
+    }
+    wait(vm);
+    changes
+}
+
+#[test]
+fn a_function_that_moved_on_its_bus_survives_that_the_bridge_to_it_wakes() {
+    let windows = || windows(0xe100_0000);
+    let mut machine = Builder::new()
+        .root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY, Builder::PORTS])
+        .function(Blueprint::port(bdf("00:02.0"), PortType::RootPort, 3..=4, windows()))
+        .function(Blueprint::port(bdf("03:00.0"), PortType::PciExpressToPciBridge, 4..=4, windows()))
+        .endpoint(Blueprint::endpoint(bdf("04:00.0")).multi_function())
+        .endpoint(Blueprint::endpoint(bdf("04:00.1")).bar(0, MEMORY, 0x1000, 0xe100_0000))
+        .build()
+        .unwrap();
+    let plan = Plan::new(scan(&mut machine)).relocate(host("04:00.1"), guest(MOVED_ON_BUS)).unwrap();
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    place(&mut vm);
+    assert!(reads_its_memory(&mut vm));
+    assert_eq!(sleep_and_wake(&mut vm, "00:02.0"), [], "what is behind a link keeps its registers");
+    assert!(reads_its_memory(&mut vm));
+    assert_eq!(sleep_and_wake(&mut vm, "03:00.0").len(), 1, "the window goes away");
+    assert_eq!(vm.read(MOVED_ON_BUS, BAR0), 0, "the guest finds what a reset leaves");
+    place(&mut vm);
+    assert!(reads_its_memory(&mut vm));
+}
+
+#[test]
+fn a_port_that_wakes_has_its_bus_numbers_again_where_the_guests_are_its_own() {
+    let mut machine = machine([Blueprint::endpoint(bdf("02:00.0")).multi_function(), nic("02:00.1")]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.1"), guest("02:00.3")).unwrap();
+    let mut vm = Vm::start(machine, &plan.bus_numbers(BusNumbers::Virtual)).unwrap();
+    sleep_and_wake(&mut vm, "00:01.1");
+    assert_eq!(replayed(&vm), ["00:01.1 18h <- 20200"]);
+    assert_eq!(vm.read("02:00.3", 0x00), 0x1572_8086);
 }
 
 #[test]

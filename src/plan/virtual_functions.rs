@@ -25,7 +25,7 @@ pub(crate) struct VirtualFunctions {
     pub(crate) bars: [Option<VfBar>; 6],
 }
 
-/// The Routing IDs of all Virtual Functions of one (9.3.3.8, 9.3.3.9).
+/// The Routing IDs of all Virtual Functions of one (9.3.3.9, 9.3.3.10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Addresses {
     first: u16,

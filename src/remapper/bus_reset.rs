@@ -15,7 +15,8 @@ use crate::address::{Bdf, Host};
 use crate::decision::WriteDecision;
 use crate::plan::Port;
 use crate::spec::capability::ExtendedCapabilityId;
-use crate::spec::{containment, express, type1};
+use crate::spec::express::{self, PortType};
+use crate::spec::{containment, type1};
 use crate::topology::{Bridge, Function};
 
 /// What a reset of the bus behind a bridge means.
@@ -26,17 +27,20 @@ pub(super) struct BusReset {
     last: u8,
     /// The bridge that makes it, if it is another, and the upper half of its DWORD with Bridge Control without the reset.
     made_by: Option<(Bdf, u32)>,
+    /// Whether the way back from D3hot makes one, too.
+    by_waking: bool,
 }
 
 impl BusReset {
     const fn of(bridge: Bridge, made_by: Option<(Bdf, u32)>) -> Self {
-        Self { first: bridge.secondary, last: bridge.subordinate, made_by }
+        Self { first: bridge.secondary, last: bridge.subordinate, made_by, by_waking: false }
     }
 
     pub(super) fn identify(self, fingerprint: &mut Fingerprint) {
-        let Self { first, last, made_by } = self;
+        let Self { first, last, made_by, by_waking } = self;
         fingerprint.add(first);
         fingerprint.add(last);
+        fingerprint.add(by_waking);
         if let Some((bridge, control)) = made_by {
             fingerprint.add(bridge.routing_id());
             fingerprint.add(control);
@@ -78,17 +82,11 @@ impl<const F: usize> Remapper<F> {
     ) -> WriteDecision {
         let bits = effect.of_bus_reset();
         let reset = self.functions.get(bridge).and_then(|touched| touched.bus_reset);
-        let Some(BusReset { first, last, made_by }) = reset.filter(|_| access.lanes().mask() & bits != 0) else {
-            return decision;
-        };
-        for index in 0..self.functions.len() {
-            let is_behind =
-                self.functions.get(index).is_some_and(|touched| (first..=last).contains(&touched.host.bus()));
-            if is_behind && effect.is_bus_reset(written) {
-                self.forget(index);
-            }
+        let Some(reset) = reset.filter(|_| access.lanes().mask() & bits != 0) else { return decision };
+        if effect.is_bus_reset(written) {
+            self.forget_behind(reset);
         }
-        match (made_by, Lanes::run(2, 2)) {
+        match (reset.made_by, Lanes::run(2, 2)) {
             (Some((bridge, control)), Some(lanes)) => WriteDecision::Redirect {
                 to: Host(Access::new(bridge, type1::BRIDGE_CONTROL, lanes)),
                 value: control | written & bits,
@@ -98,10 +96,32 @@ impl<const F: usize> Remapper<F> {
     }
 }
 
+impl<const F: usize> Remapper<F> {
+    /// A bridge lost its registers on the way back from D3hot.
+    pub(super) fn forget_by_waking(&mut self, bridge: usize) {
+        let reset = self.functions.get(bridge).and_then(|touched| touched.bus_reset);
+        if let Some(reset) = reset.filter(|reset| reset.by_waking) {
+            self.forget_behind(reset);
+        }
+    }
+
+    fn forget_behind(&mut self, BusReset { first, last, .. }: BusReset) {
+        for index in 0..self.functions.len() {
+            if self.functions.get(index).is_some_and(|touched| (first..=last).contains(&touched.host.bus())) {
+                self.forget(index);
+            }
+        }
+    }
+}
+
 impl Touched {
     /// What the guest does to the link, the slot, containment and the bus passes, and resets moved functions wired there.
     pub(super) fn watch_bus(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
-        self.bus_reset = Some(BusReset::of(port.bridge, None));
+        // A bus without links is reset as its bridge is (5.3.1.4.1); what is behind a link is not (6.6.1).
+        let port_type = port.function.express().map(|express| express.port_type);
+        let by_waking = matches!(port_type, None | Some(PortType::PciExpressToPciBridge));
+        self.bus_reset = Some(BusReset { by_waking, ..BusReset::of(port.bridge, None) });
+        self.watch_power(port.function)?;
         let mut rules = self.rules.because(Reason::ResetBehind);
         rules.set_off(type1::BRIDGE_CONTROL, Effect::SecondaryBusReset)?;
         let Some(express) = port.function.express().filter(|_| port.function.leads_down_a_link()) else {

@@ -108,7 +108,7 @@ impl fmt::Display for Reason {
             }
             Self::HiddenCapability => {
                 "the capability names functions by their address, changes what BARs decode, or is half of an agreement \
-                 with the port the function is wired to (7.8, 7.9)"
+                 with the port the function is wired to (7.7 to 7.9, 9.3.3, 10.5)"
             }
             Self::HiddenService => {
                 "the capability could take down the link the moved function needs (7.5.2.2, 7.9.14; Linux's \
@@ -136,10 +136,10 @@ impl fmt::Display for Reason {
             Self::SelfTest => "a self-test may reset the function (7.5.1.1.10)",
             Self::InterruptPin => {
                 "the pin is what the plan knows of the routing of INTx, and the line the guest's own note \
-                 (7.5.1.1.12, 7.5.1.1.13; Linux's pci_assign_irq)"
+                 (7.5.1.1.12, 7.5.1.1.13; Linux's acpi_pci_irq_lookup)"
             }
             Self::MultiFunction => {
-                "the device has other functions in the guest's view than in hardware (7.5.1.1.9; Linux's next_trad_fn)"
+                "the device has other functions in the guest's view than in hardware (7.5.1.1.9; Linux's next_fn)"
             }
             Self::FunctionChain => {
                 "the chain leads to the functions the guest finds (7.8.8.2; Linux's next_ari_fn)"
@@ -165,8 +165,8 @@ impl fmt::Display for Reason {
                  reporting is as the plan says (7.5.3.4; Linux's pci_configure_mps)"
             }
             Self::Link => {
-                "a link has two ends, and the guest sees one: it stays as firmware trained it (7.5.3.6, 7.5.3.7; Linux's \
-                 pcie_aspm_cap_init, pcie_aspm_configure_common_clock)"
+                "a link has two ends, and the guest sees one: it stays as firmware trained it (7.5.3.6, 7.5.3.7, \
+                 7.5.3.19; Linux's pcie_aspm_cap_init, pcie_aspm_configure_common_clock)"
             }
             Self::NoLink => {
                 "on a root bus it is a Root Complex Integrated Endpoint, which has no link (7.5.3.2; Linux's \

@@ -156,7 +156,10 @@ impl<const F: usize> Remapper<F> {
             _ => return,
         };
         match (is_reset, effect) {
-            (true, _) => self.forget(index),
+            (true, _) => {
+                self.forget(index);
+                self.forget_by_waking(index);
+            }
             (false, Effect::PowerState) => self.settle_all(index),
             (false, _) => {}
         }

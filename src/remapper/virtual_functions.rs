@@ -233,7 +233,7 @@ impl Touched {
     }
 }
 
-/// Function Dependency Link (9.3.3.7): in the guest's view, as Linux looks for the function by it (`sriov_enable`).
+/// Function Dependency Link (9.3.3.8): in the guest's view, as Linux looks for the function by it (`sriov_enable`).
 fn dependency(plan: &Plan<'_>, physical: Host<Bdf>, guest: Bdf, sriov: &SrIov) -> u32 {
     let [_, _, link, _] = sriov.register(sriov::NUM_VFS).to_le_bytes();
     let on = Host(Bdf::from_routing_id(u16::from_be_bytes([physical.0.bus(), link])));

@@ -112,7 +112,7 @@ fn scan_function(hardware: &mut impl ConfigSpace, bdf: Host<Bdf>) -> Function {
     function
 }
 
-/// First VF Offset and VF Stride may depend on NumVFs (9.3.3.8): Linux's `compute_max_vf_buses` asks for each number, too.
+/// First VF Offset and VF Stride may depend on NumVFs (9.3.3.9): Linux's `compute_max_vf_buses` asks for each number, too.
 /// Zeros when they do.
 fn find_vf_addresses(hardware: &mut impl ConfigSpace, bdf: Host<Bdf>, sriov: &SrIov) -> [u16; 2] {
     let (Some(num_vfs), Some(offset)) = (sriov.dword.plus(sriov::NUM_VFS), sriov.dword.plus(sriov::VF_OFFSET)) else {

@@ -257,6 +257,13 @@ impl Function {
         self.port_type().is_some_and(PortType::leads_down_a_link) && self.is_bridge()
     }
 
+    /// Whether it is a bridge to a bus without links.
+    pub(super) fn leads_to_a_bus(&self) -> bool {
+        let bridges = [HeaderType::Type1, HeaderType::CardBus];
+        self.header_type().is_some_and(|kind| bridges.contains(&kind))
+            && matches!(self.port_type(), None | Some(PortType::PciExpressToPciBridge))
+    }
+
     /// Whether a slot belongs to it.
     pub(super) fn has_slot(&self) -> bool {
         self.leads_down_a_link() && self.express(0) & express::SLOT_IMPLEMENTED != 0

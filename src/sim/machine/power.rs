@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use super::reset::Reset;
+use super::reset::{AFTER_RESET, Reset};
 use super::writes::RegisterWrite;
 use super::{FunctionId, Machine};
 use crate::access::Dword;
@@ -86,6 +86,10 @@ impl Machine {
         } else if old == 3 && new == 0 && write.new & power_management::NO_SOFT_RESET == 0 {
             self.reset(id, Reset::Soft);
             self.functions[id.0].ready_at = self.now + FROM_D3_HOT;
+            // On a bus without links it ends as a reset of that (5.3.1.4.1), on a link it does not (6.6.1).
+            if self.function(id).leads_to_a_bus() {
+                self.reset_behind(id, Reset::Hot, self.now + AFTER_RESET);
+            }
         }
     }
 

@@ -28,9 +28,14 @@ impl Machine {
         self.functions[function.0].ready_at = self.now + FUNCTION_LEVEL_RESET;
     }
 
-    /// What a function holds is lost, its memory too.
+    /// What a function holds is lost, its memory too; and what it kept its other side down or in reset by.
     pub(super) fn reset(&mut self, id: FunctionId, kind: Reset) {
+        let held = self.holds_in_reset(id);
         self.functions[id.0].reset(kind);
+        self.link_controls_changed(id);
+        if held && !self.holds_in_reset(id) {
+            self.reset_behind(id, Reset::Hot, self.now + AFTER_RESET);
+        }
         self.memory.retain(|(owner, ..), _| *owner != id);
         if self.function(id).extended(ExtendedCapabilityId::SR_IOV).is_some() {
             self.follow_physical(id);
@@ -62,6 +67,13 @@ impl Machine {
         if write.dword == type1::BRIDGE_CONTROL && self.function(id).is_bridge() {
             self.secondary_bus_reset_written(id, write);
         }
+    }
+
+    /// Whether Secondary Bus Reset holds the bus behind a bridge without a link.
+    fn holds_in_reset(&self, id: FunctionId) -> bool {
+        let function = self.function(id);
+        let is_bus = function.is_bridge() && !function.leads_down_a_link();
+        is_bus && function.read(type1::BRIDGE_CONTROL) & type1::SECONDARY_BUS_RESET != 0
     }
 
     /// Secondary Bus Reset holds what is behind in reset, until it is cleared.

@@ -121,7 +121,7 @@ impl Function {
         if is_enabled { count.min(total) } else { 0 }
     }
 
-    /// Routing ID of a Virtual Function (9.3.3.8, 9.3.3.9).
+    /// Routing ID of a Virtual Function (9.3.3.9, 9.3.3.10).
     fn virtual_function(&self, number: u16) -> Option<Bdf> {
         let [offset, stride] = sriov::halves(self.sriov(sriov::VF_OFFSET));
         let id = number.checked_mul(stride)?.checked_add(offset)?.checked_add(self.bdf().routing_id())?;
