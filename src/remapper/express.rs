@@ -130,13 +130,12 @@ impl Touched {
         let control = at(express, express::LINK_CONTROL);
         let shown = own & express::READ_COMPLETION_BOUNDARY | clocks & express::COMMON_CLOCK_CONFIGURATION;
         rules.keep(control, 0xffff, express::LINK_CHOICES, shown)?;
-        rules.hold(control, own & 0xffff)?;
         rules.fix(control, express::SLOT_CLOCK_CONFIGURATION, clocks)?;
         if !express.has_second_set() {
             return Ok(());
         }
         let own = express.register(express::LINK_CONTROL_2);
-        rules.keep_in_hardware(at(express, express::LINK_CONTROL_2), 0xffff, 0xffff, own)
+        rules.keep(at(express, express::LINK_CONTROL_2), 0xffff, 0xffff, own)
     }
 }
 

@@ -61,9 +61,6 @@ pub(super) fn hide_extended_capabilities(
         if is_hidden(entry.id) {
             let dwords = within(entry.dwords, entry.dword, list.iter().map(|other| other.dword));
             rules.because(reason).zero(entry.dword, dwords)?;
-            if entry.dword == header::EXTENDED {
-                rules.because(reason).fix(header::EXTENDED, !0, 0)?;
-            }
         } else {
             if entry.dword != header::EXTENDED {
                 point_extended(rules, last_visible, entry.dword.offset())?;

@@ -179,11 +179,11 @@ impl Touched {
         if let Some(express) = function.express() {
             let root = express::ROOT_SYSTEM_ERRORS | express::ROOT_PME_INTERRUPT;
             let controls = [
-                (express::LINK_CONTROL, express::LINK_INTERRUPTS),
-                (express::SLOT_CONTROL, express::SLOT_INTERRUPTS),
-                (express::ROOT_CONTROL, if role == Role::Vacant { root } else { 0 }),
+                (express::LINK_CONTROL, express::LINK_INTERRUPTS, true),
+                (express::SLOT_CONTROL, express::SLOT_INTERRUPTS, true),
+                (express::ROOT_CONTROL, root, role == Role::Vacant),
             ];
-            for (register, enables) in controls {
+            for (register, enables, _) in controls.into_iter().filter(|(.., is_unseen)| *is_unseen) {
                 if let Some(dword) = express.dword.plus(register) {
                     self.prepare(dword, enables, 0, express.register(register));
                 }

@@ -218,13 +218,8 @@ impl Touched {
         self.keep_address(reason, effect, dword, kind, shown_size(bar), address)?;
         // A ROM decodes only while the guest enables it, as it may share its decoder with a BAR (7.5.1.2.4); its
         // address in hardware stays.
-        if let Some(Host(host)) = bar.span().filter(|_| kind == BarKind::Rom) {
-            let [address, _] = halves(host.start());
-            let mut rules = self.rules.because(reason);
-            rules.pass(dword, ROM_ENABLE)?;
-            rules.hold(dword, address)?;
-        }
-        Ok(())
+        let is_rom = kind == BarKind::Rom && bar.span().is_some();
+        if is_rom { self.rules.because(reason).pass(dword, ROM_ENABLE) } else { Ok(()) }
     }
 
     /// Keeps the register of a BAR of this size in the shadow: address bits are writable, so that sizing falls out
