@@ -14,6 +14,7 @@
 //! | `bus_reset.rs` `watch_bus`: Link Disable, Power Controller Control | [`a_function_that_moved_on_its_bus_survives_that_its_link_is_disabled`], [`a_function_that_moved_on_its_bus_survives_that_its_slot_is_switched_off`] |
 //! | `bus_reset.rs` `watch_bus`: DPC Software Trigger | [`a_function_that_moved_on_its_bus_survives_that_software_triggers_containment`] |
 //! | `bus_reset.rs` `is_bus_reset`: containment that is off | [`containment_that_is_off_is_not_triggered`] |
+//! | `bus_reset.rs` `watch_bus`: without a Power Controller, without Software Triggering | [`a_port_switches_off_and_contains_only_what_it_can`] |
 //! | `bus_reset.rs` `watch_bus`: DPC Trigger Status | [`a_function_that_moved_on_its_bus_survives_an_error_that_is_contained`] |
 //! | `bus_reset.rs` `watch_bus`: a bridge to a bus without links wakes | [`a_function_that_moved_on_its_bus_survives_that_the_bridge_to_it_wakes`] |
 //! | `bus_reset.rs` `watch_bus`: a bridge with virtual bus numbers wakes | [`a_port_that_wakes_has_its_bus_numbers_again_where_the_guests_are_its_own`] |
@@ -234,6 +235,11 @@ const MOVED_ON_BUS: &str = "04:00.3";
 
 /// A Root Port with a slot, a switch, and a device of two functions, of which the second has another number.
 fn moved_on_its_bus(others: &[(&str, &str)]) -> Vm {
+    moved_behind(others, |slot| slot)
+}
+
+/// The same, with another port in place of the Root Port.
+fn moved_behind(others: &[(&str, &str)], change: impl Fn(Blueprint) -> Blueprint) -> Vm {
     let slot = Blueprint::port(bdf("00:02.0"), PortType::RootPort, 2..=4, windows(0xe100_0000))
         .register(Dword::at(0x40).unwrap(), 0x0142_7c10)
         .register(Dword::at(0x54).unwrap(), 0x0000_007b)
@@ -243,7 +249,7 @@ fn moved_on_its_bus(others: &[(&str, &str)]) -> Vm {
     let other = Blueprint::endpoint(bdf("00:03.0")).capability(&Capability::Express(PortType::Endpoint));
     let mut machine = Builder::new()
         .root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY, Builder::PORTS])
-        .function(slot)
+        .function(change(slot))
         .switch(bdf("02:00.0"), 3..=4, windows(0xe100_0000), &[(bdf("03:00.0"), 4..=4, windows(0xe100_0000))])
         .function(sibling)
         .function(nic("04:00.1"))
@@ -333,6 +339,17 @@ const CONTAINED: u16 = 0x108;
 fn a_function_that_moved_on_its_bus_survives_that_software_triggers_containment() {
     let mut vm = moved_on_its_bus(&[]);
     survives_from_to(&mut vm, ("00:02.0", CONTAINMENT, 0x0041), ("00:02.0", CONTAINED, 0x0001));
+}
+
+#[test]
+fn a_port_switches_off_and_contains_only_what_it_can() {
+    // No Power Controller; no DPC Software Triggering Supported.
+    let mut vm = moved_behind(&[], |slot| {
+        slot.register(Dword::at(0x54).unwrap(), 0x0000_0079).register(Dword::at(0x104).unwrap(), 0)
+    });
+    assert_eq!(vm.write_word("00:02.0", 0x58, 0x0400), []);
+    assert_eq!(vm.write_word("00:02.0", CONTAINMENT, 0x0041), []);
+    assert!(reads_its_memory(&mut vm));
 }
 
 #[test]

@@ -1,4 +1,15 @@
 //! Virtual Functions: as hardware has them, and where a guest finds those of a function that moved.
+//!
+//! | rule (in `src/remapper/virtual_functions.rs`) | test |
+//! |---|---|
+//! | `show_sriov`: SR-IOV Capabilities, TotalVFs, First VF Offset, page sizes, migration | [`what_tells_of_them_is_the_plans_and_not_the_hardwares`] |
+//! | `show_sriov`: VF Enable and NumVFs pass, VF Memory Space Enable is held, what a change of either sets off | [`their_memory_is_mapped_while_they_are_enabled_and_decode`], [`how_many_there_are_follows_a_number_that_is_changed_late`] |
+//! | `show_sriov`: ARI Capable Hierarchy, and what a replay restores | [`pages_and_hierarchy_stay_as_firmware_left_them`] |
+//! | `show_sriov`: VF BARs, those there are none of | [`linux_enables_those_of_a_moved_function_and_their_drivers_bind`] |
+//! | `place_vf_bar` | [`what_firmware_left_without_an_address_the_planner_places`], [`a_reset_of_their_physical_function_takes_them_away_and_a_replay_brings_back_their_bars`] |
+//! | `build.rs` `empty_virtual_functions` | [`nothing_is_where_hardware_has_them_also_on_the_same_bus`] |
+//! | `dependency` | [`linux_enables_those_of_a_moved_function_and_their_drivers_bind`] |
+//! | `forward_ari` | [`linux_enables_those_of_a_moved_function_and_their_drivers_bind`], [`the_port_forwards_by_ari_whatever_the_guest_writes_there`] |
 
 mod support;
 
@@ -9,7 +20,7 @@ use pci_remap::sim::machine::{Blueprint, Capability, ExtendedCapability, Machine
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
-use pci_remap::{Bdf, Finding, Grade, Guest, Host, Plan, Relocation};
+use pci_remap::{Bdf, Dword, Finding, Grade, Guest, Host, Plan, Relocation};
 use support::*;
 
 const KERNELS: [Kind; 2] = [Kind::Linux61, Kind::Linux615];
@@ -44,7 +55,7 @@ fn run_to_drivers(life: &mut Life<'_>) {
 
 mod hardware {
     use super::*;
-    use pci_remap::{Access, Dword};
+    use pci_remap::Access;
 
     fn machine() -> Machine {
         let mut machine = support::machine([adapter("02:00.0")]);
@@ -270,6 +281,81 @@ fn a_reset_of_their_physical_function_takes_them_away_and_a_replay_brings_back_t
     // In D3hot nothing decodes.
     let power = (0x40..0x100).step_by(4).find(|at| vm.read(NIC, *at) & 0xff == 0x01).unwrap() + 0x04;
     assert_eq!(vm.write_word(NIC, power, 3).len(), 2);
+}
+
+/// The hardware's register of a function.
+fn real(vm: &Vm, function: &str, offset: u16) -> u32 {
+    vm.machine().peek(vm.machine().original(bdf(function)).unwrap(), Dword::at(offset).unwrap())
+}
+
+#[test]
+fn what_tells_of_them_is_the_plans_and_not_the_hardwares() {
+    let mut vm = followed(machine([adapter("02:00.0")]));
+    // SR-IOV Capabilities, InitialVFs and TotalVFs, First VF Offset and VF Stride, page sizes, migration.
+    let registers = [0x04, 0x0c, 0x14, 0x1c, 0x20, 0x3c].map(|at| SRIOV + at);
+    let shown = [0, 0x0008_0008, 0x0002_0080, 1, 1, 0];
+    assert_eq!(registers.map(|at| vm.read(NIC, at)), shown);
+    let physical = vm.machine().original(bdf("02:00.0")).unwrap();
+    for at in registers {
+        vm.machine_mut().poke(physical, Dword::at(at).unwrap(), 0x0003_0003);
+        vm.write(NIC, at, 0x0005_0005);
+    }
+    assert_eq!(registers.map(|at| vm.read(NIC, at)), shown);
+    assert_eq!(registers.map(|at| real(&vm, "02:00.0", at)), [0x0003_0003; 6]);
+}
+
+#[test]
+fn how_many_there_are_follows_a_number_that_is_changed_late() {
+    let mut vm = followed(machine([adapter("02:00.0")]));
+    enable(&mut vm, 2);
+    vm.write_word(NIC, NUM_VFS, 3);
+    assert_eq!(vm.remapper().to_host(guest("01:11.4")), Some(Some(host("02:10.4"))));
+    vm.write_word(NIC, NUM_VFS, 1);
+    assert_eq!(vm.remapper().to_host(guest("01:11.2")), Some(None));
+}
+
+#[test]
+fn pages_and_hierarchy_stay_as_firmware_left_them() {
+    let mut machine = machine([adapter("02:00.0")]);
+    let physical = machine.original(bdf("02:00.0")).unwrap();
+    machine.poke(physical, Dword::at(SRIOV + 0x20).unwrap(), 0x2);
+    machine.poke(physical, Dword::at(CONTROL).unwrap(), 0x10);
+    let mut vm = followed(machine);
+    enable(&mut vm, 2);
+    assert_eq!(real(&vm, "02:00.0", CONTROL), 0x19, "ARI Capable Hierarchy is not the guest's");
+    vm.machine_mut().reset_function(physical);
+    vm.note_reset(host("02:00.0"));
+    wait(vm.machine_mut(), 100);
+    assert_eq!([SRIOV + 0x20, CONTROL].map(|at| real(&vm, "02:00.0", at)), [1, 0]);
+    vm.make_replays();
+    assert_eq!([SRIOV + 0x20, CONTROL].map(|at| real(&vm, "02:00.0", at)), [0x2, 0x10]);
+}
+
+/// The NIC is the second function of its device, and the third for the guest.
+fn followed_on_its_bus() -> Vm {
+    let mut machine = machine([Blueprint::endpoint(bdf("02:00.0")).multi_function(), adapter("02:00.1")]);
+    let plan = Plan::new(scan(&mut machine)).with(follow("02:00.1", "02:00.2")).unwrap();
+    Vm::start(machine, &plan).unwrap()
+}
+
+#[test]
+fn nothing_is_where_hardware_has_them_also_on_the_same_bus() {
+    let mut vm = followed_on_its_bus();
+    vm.write_word("02:00.2", NUM_VFS, 2);
+    vm.write_word("02:00.2", CONTROL, 0x9);
+    let there = ["02:10.1", "02:10.2", "02:10.3", "02:10.4"].map(|function| vm.read(function, 0x08) != !0);
+    assert_eq!(there, [false, true, false, true]);
+}
+
+#[test]
+fn the_port_forwards_by_ari_whatever_the_guest_writes_there() {
+    const PORT_CONTROL_2: u16 = 0x68;
+    let mut vm = followed_on_its_bus();
+    assert_eq!(real(&vm, "00:01.1", PORT_CONTROL_2), 0x20);
+    for value in [0x0020, 0x0001] {
+        vm.write_word("00:01.1", PORT_CONTROL_2, value);
+        assert_eq!((vm.read("00:01.1", PORT_CONTROL_2), real(&vm, "00:01.1", PORT_CONTROL_2)), (value, value | 0x20));
+    }
 }
 
 #[test]
