@@ -8,6 +8,7 @@
 //! | `port.rs` `name_requesters`: DPC Error Source ID | [`a_guest_reads_its_own_routing_ids_of_what_was_contained`] |
 //! | `build.rs` `add_event_collectors` | [`an_event_collector_names_integrated_functions_as_the_guest_finds_them`] |
 //! | `routing.rs` `requesters`: who is not found | [`who_the_guest_does_not_find_is_not_named`] |
+//! | `routing.rs` `requesters`: no answer | [`who_signalled_is_named_by_the_bus_numbers_the_guest_gave`] |
 
 mod support;
 
@@ -18,7 +19,7 @@ use pci_remap::sim::machine::{
 use pci_remap::sim::platform::Message;
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
-use pci_remap::{Access, Dword, Guest, Lanes, Plan, Width};
+use pci_remap::{Access, Dword, Guest, Host, Lanes, Plan, Width};
 use support::{MEMORY, Registers, bdf, guest, host, moved, read, scan, wait, windows, write};
 
 const PORT: &str = "00:01.1";
@@ -410,6 +411,8 @@ fn who_signalled_is_named_by_the_bus_numbers_the_guest_gave() {
     vm.write(PORT, 0x18, 0x0005_0500);
     signal(&mut vm, SECOND);
     assert_eq!([ERROR_SOURCE, ROOT_STATUS].map(|at| vm.read(PORT, at)), [0x0503_0000, 0x0001_0503]);
+    let sources = Host(Access::whole(bdf(PORT), at(ERROR_SOURCE)));
+    assert_eq!(vm.remapper().requesters(sources, !0), !0, "a port that does not answer names nobody");
 }
 
 #[test]
