@@ -194,9 +194,9 @@ impl ConfigAddress {
         let [_, count] = inside.to_be_bytes();
         let [_, first_byte] = start.wrapping_sub(port).to_be_bytes();
         let Some(lanes) = Lanes::run(lane, count) else { return PortAccess::Forward };
-        let [high, bus, devfn, register] = self.value.to_be_bytes();
-        let function = Bdf::from_routing_id(u16::from_be_bytes([bus, devfn]));
-        let dword = Dword::holding(u16::from_be_bytes([high & 0x0f, register]));
+        let [register, devfn, bus, high] = self.value.to_le_bytes();
+        let function = Bdf::from_routing_id(u16::from_le_bytes([devfn, bus]));
+        let dword = Dword::holding(u16::from_le_bytes([register, high & 0x0f]));
         PortAccess::Config(Piece { access: Guest(Access::new(function, dword, lanes)), first_byte })
     }
 }

@@ -132,11 +132,11 @@ impl<const F: usize> Remapper<F> {
             Entry::Touched(index) => {
                 let Some(touched) = self.functions.get(index) else { return ReadDecision::Passthrough };
                 let rule = touched.rules.of(access.dword());
-                if !rule.is_read_in(access.lanes()) {
-                    return ReadDecision::Emulate(rule.shadow);
+                if rule.is_read_in(access.lanes()) {
+                    return rule.read(access.of(touched.host));
                 }
                 if !rule.names_requesters() {
-                    return rule.read(access.of(touched.host));
+                    return ReadDecision::Emulate(rule.shadow);
                 }
             }
         }

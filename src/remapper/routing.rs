@@ -40,6 +40,8 @@ impl<const F: usize> Remapper<F> {
     /// A register [`ReadDecision::Requesters`](crate::ReadDecision::Requesters) led to as the guest must read it: error
     /// sources (7.8.4.11), the requester of a wake-up (7.5.3.14), what was contained (7.9.14.5), by its own Routing IDs.
     /// One the guest does not find is zero, at which Linux asks every function for errors (`is_error_source`).
+    #[cold]
+    #[inline(never)]
     pub fn requesters(&self, register: Host<Access>, value: u32) -> u32 {
         let Host(access) = register;
         let touched = self.functions.iter().find(|touched| touched.host == access.function());

@@ -61,7 +61,7 @@ pub(super) struct Rule {
     pub(super) shadow: u32,
     /// What a change of the shadow sets off.
     pub(super) effect: Effect,
-    /// The lanes with bits of `from_hardware`.
+    /// The lanes with bits of `from_hardware`; none where requesters are named, which is looked at last.
     from_lanes: u8,
     /// The lanes with bits of `to_hardware` (3:0), and those that hold Routing IDs of the host's (7:4).
     to_lanes: u8,
@@ -85,7 +85,7 @@ impl Rule {
     /// The DWORD reads zero and takes no writes.
     const ZERO: Self = Self { from_hardware: 0, to_hardware: 0, from_lanes: 0, to_lanes: 0, ..Self::PLAIN };
 
-    /// Whether the guest reads a bit of the hardware in one of the lanes.
+    /// Whether the guest reads a bit of the hardware in one of the lanes, as it is.
     #[inline]
     pub(super) const fn is_read_in(&self, lanes: Lanes) -> bool {
         lanes.among(self.from_lanes).is_some()
@@ -210,7 +210,7 @@ impl Rules {
                 writable,
                 shadow,
                 effect,
-                // They follow from `from_hardware`.
+                // They follow from the others.
                 from_lanes: _,
                 to_lanes,
                 // It decides nothing.
@@ -378,7 +378,7 @@ impl Because<'_> {
         let rule = self.rules.own(dword)?;
         change(rule);
         rule.to_lanes = rule.to_lanes & !Lanes::ALL.bits() | lanes_of(rule.to_hardware);
-        rule.from_lanes = lanes_of(rule.from_hardware);
+        rule.from_lanes = if rule.names_requesters() { 0 } else { lanes_of(rule.from_hardware) };
         rule.reason = rule.reason.max(Some(self.reason));
         if rule.effect == Effect::None && self.reason.is_guard() {
             rule.effect = Effect::Guard;
