@@ -134,6 +134,12 @@ impl Lanes {
         if self.0 & lanes == 0 { None } else { Some(Self(self.0 & lanes)) }
     }
 
+    /// These lanes and those whose bits, 3:0, are set in `lanes`.
+    #[inline]
+    pub(crate) const fn and(self, lanes: u8) -> Self {
+        Self(self.0 | lanes)
+    }
+
     /// The byte enables, bits 3:0.
     pub const fn bits(self) -> u8 {
         self.0

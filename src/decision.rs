@@ -2,7 +2,7 @@
 //!
 //! Decisions are exhaustive on purpose: a new one must break every embedder.
 
-use crate::access::{Access, Lanes};
+use crate::access::Access;
 use crate::address::Host;
 
 /// What to do with a read.
@@ -25,7 +25,7 @@ pub enum ReadDecision {
     Emulate(u32),
     /// Read the hardware there, and mix the answer with ours.
     Redirect {
-        /// The access to make.
+        /// The access to make; its lanes may be more than the guest's.
         to: Host<Access>,
         /// Which bits of its answer count.
         splice: Splice,
@@ -58,27 +58,25 @@ pub enum WriteDecision {
 }
 
 /// Bits from hardware, the rest from the shadow. Where hardware does not answer nothing does: a guest that waits for a
-/// function after a reset looks for an end of all ones, in Command too (Linux's `pci_dev_wait`).
+/// function after a reset looks for an end of all ones, in Command too (Linux's `pci_dev_wait`). So that one byte tells
+/// as much as four, what is shared is read whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Splice {
     /// The bits that come from hardware.
     pub hardware: u32,
     /// The other bits; zero where `hardware` is set.
     pub shadow: u32,
-    /// The lanes that are read.
-    pub lanes: Lanes,
 }
 
 impl Splice {
     /// Everything from hardware.
-    pub const HARDWARE: Self = Self { hardware: !0, shadow: 0, lanes: Lanes::ALL };
+    pub const HARDWARE: Self = Self { hardware: !0, shadow: 0 };
 
-    /// What the guest reads when hardware answers `raw`. All ones in the lanes that are read is no answer, and is passed
-    /// on: no register that is shared reads so.
+    /// What the guest reads when hardware answers `raw`. All ones is no answer, and is passed on: no register that is
+    /// shared reads so.
     #[inline]
     pub const fn apply(self, raw: u32) -> u32 {
-        let lanes = self.lanes.mask();
-        if raw & lanes == lanes { !0 } else { raw & self.hardware | self.shadow }
+        if raw == !0 { !0 } else { raw & self.hardware | self.shadow }
     }
 }
 

@@ -524,6 +524,10 @@ const RULES: &[(&str, &str)] = &[
     ("PMCSR: No_Soft_Reset", "replay: a_function_that_keeps_its_registers_in_d3hot_is_where_it_was_afterwards"),
     ("PMCSR: states the function has", "replay: a_state_the_function_does_not_have_changes_nothing"),
     ("all ones from hardware are all ones", "replay: a_function_that_is_not_ready_reads_as_hardware_does"),
+    (
+        "what is shared is read whole",
+        "replay: of_a_function_that_is_not_ready_a_byte_from_the_shadow_reads_as_its_dword_does",
+    ),
     ("no replay before the function is ready", "replay: a_guest_that_writes_too_early_loses_nothing_but_its_write"),
     ("no replay before a reset", "replay: a_second_reset_in_a_row_is_not_preceded_by_what_it_takes_away"),
     (

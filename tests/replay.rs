@@ -201,6 +201,23 @@ fn a_function_that_is_not_ready_reads_as_hardware_does() {
 }
 
 #[test]
+fn of_a_function_that_is_not_ready_a_byte_from_the_shadow_reads_as_its_dword_does() {
+    let mut vm = nic_at_work();
+    let parts = [(0x3c, Width::Dword), (0x3c, Width::Word), (0x3d, Width::Byte), (0x3e, Width::Word)];
+    let read = |vm: &mut Vm| {
+        parts.map(|(offset, width)| {
+            let access = Access::at(bdf(NIC), offset, width).unwrap();
+            vm.config_read(Guest(access)) & access.lanes().mask()
+        })
+    };
+    assert_eq!(read(&mut vm), [0; 4], "no interrupt pin");
+    vm.write_word(NIC, EXPRESS + 8, 0x8000);
+    assert_eq!(read(&mut vm), [!0, 0xffff, 0xff00, 0xffff_0000]);
+    wait(&mut vm);
+    assert_eq!(read(&mut vm), [0; 4]);
+}
+
+#[test]
 fn a_guest_that_writes_too_early_loses_nothing_but_its_write() {
     for retries in [false, true] {
         let mut vm = nic_at_work();

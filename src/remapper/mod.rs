@@ -132,7 +132,7 @@ impl<const F: usize> Remapper<F> {
             Entry::Touched(index) => {
                 let Some(touched) = self.functions.get(index) else { return ReadDecision::Passthrough };
                 let rule = touched.rules.of(access.dword());
-                if rule.is_read_in(access.lanes()) {
+                if rule.is_read() {
                     return rule.read(access.of(touched.host));
                 }
                 if !rule.names_requesters() {

@@ -13,6 +13,9 @@ pub(super) struct TooManyRules;
 /// Most rules of one function, a power of two.
 const MAX_RULES: usize = 128;
 
+/// In [`Rule::reading`]: the guest reads a bit of the hardware, as it is.
+const READ: u8 = 1 << 4;
+
 /// What a write sets off: resets and power states by its value, all else by a change of the shadow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
@@ -61,8 +64,9 @@ pub(super) struct Rule {
     pub(super) shadow: u32,
     /// What a change of the shadow sets off.
     pub(super) effect: Effect,
-    /// The lanes with bits of `from_hardware`; none where requesters are named, which is looked at last.
-    from_lanes: u8,
+    /// Whether hardware is read as it is (`READ`), and the lanes that are read in any case (3:0): all where the DWORD is
+    /// shared. Where requesters are named it is not; that is looked at last.
+    reading: u8,
     /// The lanes with bits of `to_hardware` (3:0), and those that hold Routing IDs of the host's (7:4).
     to_lanes: u8,
     /// Why it is as it is; `None` where the DWORD is the hardware's.
@@ -78,17 +82,17 @@ impl Rule {
         writable: 0,
         shadow: 0,
         effect: Effect::None,
-        from_lanes: Lanes::ALL.bits(),
+        reading: READ,
         to_lanes: Lanes::ALL.bits(),
         reason: None,
     };
     /// The DWORD reads zero and takes no writes.
-    const ZERO: Self = Self { from_hardware: 0, to_hardware: 0, from_lanes: 0, to_lanes: 0, ..Self::PLAIN };
+    const ZERO: Self = Self { from_hardware: 0, to_hardware: 0, reading: 0, to_lanes: 0, ..Self::PLAIN };
 
-    /// Whether the guest reads a bit of the hardware in one of the lanes, as it is.
+    /// Whether the guest reads a bit of the hardware, as it is.
     #[inline]
-    pub(super) const fn is_read_in(&self, lanes: Lanes) -> bool {
-        lanes.among(self.from_lanes).is_some()
+    pub(super) const fn is_read(&self) -> bool {
+        self.reading != 0
     }
 
     /// Whether hardware says there who requested something, by the host's Routing IDs.
@@ -97,11 +101,13 @@ impl Rule {
         self.to_lanes > Lanes::ALL.bits()
     }
 
-    /// What to do with a read of the hardware.
+    /// What to do with a read of the hardware. A DWORD that is shared is read whole, so that every byte of it, one from the
+    /// shadow too, tells whether hardware answers.
     #[inline]
     pub(super) fn read(&self, access: Access) -> ReadDecision {
-        let splice = Splice { hardware: self.from_hardware, shadow: self.shadow, lanes: access.lanes() };
-        ReadDecision::Redirect { to: Host(access), splice }
+        let lanes = access.lanes().and(self.reading & Lanes::ALL.bits());
+        let splice = Splice { hardware: self.from_hardware, shadow: self.shadow };
+        ReadDecision::Redirect { to: Host(access.with_lanes(lanes)), splice }
     }
 
     /// The same, where requesters are named.
@@ -211,7 +217,7 @@ impl Rules {
                 shadow,
                 effect,
                 // They follow from the others.
-                from_lanes: _,
+                reading: _,
                 to_lanes,
                 // It decides nothing.
                 reason: _,
@@ -378,7 +384,12 @@ impl Because<'_> {
         let rule = self.rules.own(dword)?;
         change(rule);
         rule.to_lanes = rule.to_lanes & !Lanes::ALL.bits() | lanes_of(rule.to_hardware);
-        rule.from_lanes = if rule.names_requesters() { 0 } else { lanes_of(rule.from_hardware) };
+        rule.reading = match rule.from_hardware {
+            0 => 0,
+            _ if rule.names_requesters() => 0,
+            u32::MAX => READ,
+            _ => READ | Lanes::ALL.bits(),
+        };
         rule.reason = rule.reason.max(Some(self.reason));
         if rule.effect == Effect::None && self.reason.is_guard() {
             rule.effect = Effect::Guard;

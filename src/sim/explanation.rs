@@ -36,14 +36,10 @@ pub fn what_is_said_is_done<const F: usize>(remapper: &mut Remapper<F>, access: 
 
 fn read_of(access: Access, register: Register) -> ReadDecision {
     let Register { from_hardware: hardware, requesters, shadow, .. } = register;
-    let lanes = access.lanes();
     match hardware {
         _ if requesters != 0 => ReadDecision::Requesters { to: Host(access.with_lanes(Lanes::ALL)) },
         0 => ReadDecision::Emulate(shadow),
-        hardware => {
-            let splice = Splice { hardware, shadow, lanes };
-            ReadDecision::Redirect { to: Host(access), splice }
-        }
+        hardware => ReadDecision::Redirect { to: Host(access), splice: Splice { hardware, shadow } },
     }
 }
 
@@ -57,15 +53,19 @@ fn write_of(access: Access, register: Register, value: u32) -> WriteDecision {
     }
 }
 
-/// The decision without what is in lanes that do not count.
+/// The decision without what is in lanes that do not count. Hardware may be asked only whether it answers.
 fn read_in_lanes(decision: ReadDecision, access: Access) -> ReadDecision {
     let lanes = access.lanes();
+    let mask = lanes.mask();
     match decision {
-        ReadDecision::Emulate(value) => ReadDecision::Emulate(value & lanes.mask()),
-        ReadDecision::Redirect { to, splice } if splice != Splice::HARDWARE => {
-            let (hardware, shadow) = (splice.hardware & lanes.mask(), splice.shadow & lanes.mask());
-            ReadDecision::Redirect { to, splice: Splice { hardware, shadow, lanes } }
-        }
+        ReadDecision::Emulate(value) => ReadDecision::Emulate(value & mask),
+        ReadDecision::Redirect { to, splice } => match splice.hardware & mask {
+            0 => ReadDecision::Emulate(splice.shadow & mask),
+            hardware => ReadDecision::Redirect {
+                to: to.map(|to| to.with_lanes(lanes)),
+                splice: Splice { hardware, shadow: splice.shadow & mask },
+            },
+        },
         other => other,
     }
 }

@@ -290,7 +290,7 @@ impl Vm {
         match decision {
             ReadDecision::Passthrough => {
                 self.exits.passthrough += 1;
-                self.machine.config_read(access.0)
+                self.hardware_read(access.0)
             }
             ReadDecision::Hide => {
                 self.exits.hide += 1;
@@ -302,13 +302,19 @@ impl Vm {
             }
             ReadDecision::Redirect { to, splice } => {
                 self.exits.redirect += 1;
-                splice.apply(self.machine.config_read(to.0))
+                splice.apply(self.hardware_read(to.0))
             }
             ReadDecision::Requesters { to } => {
                 self.exits.redirect += 1;
-                self.remapper.requesters(to, self.machine.config_read(to.0))
+                let value = self.hardware_read(to.0);
+                self.remapper.requesters(to, value)
             }
         }
+    }
+
+    /// A read of configuration space, of which only the lanes of the access come back.
+    fn hardware_read(&mut self, access: Access) -> u32 {
+        self.machine.config_read(access) & access.lanes().mask()
     }
 
     /// A configuration write of the guest. Returns the changes that came of it.
