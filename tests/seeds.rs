@@ -38,7 +38,7 @@ const SHOWS: [(&str, Shows); 11] = [
     }),
     ("resets", |scenario, plan| {
         moves_and(scenario, plan, |step| matches!(step, Step::Reset(..)))
-            && moves_and(scenario, plan, |step| matches!(step, Step::Sleep))
+            && moves_and(scenario, plan, |step| matches!(step, Step::Sleep(_)))
     }),
     ("resets-of-a-bus", |scenario, plan| {
         moves_and(scenario, plan, |step| matches!(step, Step::ResetBehind(.., true)))

@@ -243,6 +243,22 @@ impl<'t> Session<'t> {
         !buses.zip(guest).is_some_and(|(buses, guest)| buses.contains(&guest))
     }
 
+    /// The BARs of a function that have addresses the bridges above it forward.
+    fn reached_bars<'f>(&self, function: &'f Function) -> impl Iterator<Item = &'f Bar> {
+        let way = self.way_to(function.bdf().0.bus());
+        function.bars().filter(move |bar| {
+            let forwards = |bridge: &&Function| {
+                let bridge = bridge.bridge().expect("it is one");
+                let windows = match bar.space() {
+                    Space::Io => [bridge.io, None],
+                    Space::Memory => [bridge.memory, bridge.prefetchable.map(|window| window.span)],
+                };
+                bar.span().is_some_and(|bar| windows.iter().flatten().any(|window| window.0.covers(bar.0)))
+            };
+            bar.span().is_some() && way.iter().all(forwards)
+        })
+    }
+
     fn target(&self, target: Target) -> Bdf {
         let pick = |list: &[Bdf], index: u8| list.get(usize::from(index) % list.len().max(1)).copied();
         let moved: Vec<_> = self.relocations.iter().map(|relocation| relocation.guest.0).collect();
@@ -285,6 +301,12 @@ impl<'t> Session<'t> {
                 power_management::CONTROL,
                 u32::from(state) & power_management::POWER_STATE,
             ),
+            Step::PowerOfBridge(index, state) => {
+                let bridge = self.target(Target::Bridge(index));
+                let Some(function) = self.topology.view().function(Host(bridge)) else { return };
+                let state = u32::from(state) & power_management::POWER_STATE;
+                self.write_half(bridge, function, CapabilityId::POWER_MANAGEMENT, power_management::CONTROL, state);
+            }
             Step::Reset(index, true) => self.write_capability(
                 index,
                 CapabilityId::PCI_EXPRESS,
@@ -307,7 +329,13 @@ impl<'t> Session<'t> {
                 }
             }
             Step::ResetBehind(index, by, on) => self.reset_behind(index, by, on),
-            Step::Sleep => self.each(Platform::suspend_to_ram),
+            Step::Sleep(wake) => {
+                self.each(|vm| {
+                    vm.machine_mut().set_wake(wake);
+                    vm.suspend_to_ram();
+                });
+                self.leave_hidden();
+            }
             Step::Refuse(every) => {
                 self.refuses = every % 8 >= 2;
                 let every = if self.refuses { u32::from(every % 8) } else { 0 };
@@ -359,10 +387,25 @@ impl<'t> Session<'t> {
         self.write(access, if sets { value | bit } else { value & !bit });
     }
 
+    /// Nothing is brought back of hidden functions: they stay as a sleep and firmware leave them.
+    fn leave_hidden(&mut self) {
+        for (function, dword, mask, value) in &mut self.fixed {
+            let machine = self.vm.machine();
+            if self.hidden.contains(&Host(machine.function(*function).bdf())) {
+                *value = machine.peek(*function, *dword) & *mask;
+            }
+        }
+    }
+
     fn write_capability(&mut self, index: u8, id: CapabilityId, register: u16, value: u32) {
         let Some((relocation, function)) = self.relocation(index) else { return };
-        if let Some(dword) = function.capability(id).and_then(|at| at.plus(register)) {
-            self.write(Access::new(relocation.guest.0, dword, Lanes::run(0, 2).unwrap()), value);
+        self.write_half(relocation.guest.0, function, id, register, value);
+    }
+
+    /// Writes the lower half of a register of a capability.
+    fn write_half(&mut self, at: Bdf, function: &Function, id: CapabilityId, register: u16, value: u32) {
+        if let Some(dword) = function.capability(id).and_then(|capability| capability.plus(register)) {
+            self.write(Access::new(at, dword, Lanes::run(0, 2).unwrap()), value);
         }
     }
 
@@ -489,7 +532,8 @@ fn fold(session: &mut Session<'_>) {
     assert_eq!(applied, expected, "law 1, fold: the second stage is not what the registers say");
     let mut concealed = session.vm.second_stage().concealed().to_vec();
     let leaving = session.relocations.iter().map(|relocation| relocation.host).chain(session.hidden.iter().copied());
-    let bars = leaving.filter_map(|host| session.topology.view().function(host)).flat_map(Function::bars);
+    let leaving = leaving.filter_map(|host| session.topology.view().function(host));
+    let bars = leaving.flat_map(|function| session.reached_bars(function));
     let mut real: Vec<_> = bars.filter_map(|bar| Some((Guest(bar.span()?.0), bar.space()))).collect();
     let vf_bars = session.followed.iter().flat_map(|found| found.bars.iter().flatten());
     real.extend(vf_bars.map(|bar| (Guest(bar.host.0), Space::Memory)));
@@ -511,7 +555,7 @@ fn expected_mappings(session: &mut Session<'_>) -> Vec<Mapping> {
     let mut claims: Vec<Claim> = Vec::new();
     for relocation in session.relocations.clone() {
         let function = session.topology.view().function(relocation.host).unwrap();
-        for bar in function.bars() {
+        for bar in session.reached_bars(function).collect::<Vec<_>>() {
             claims.extend(claim(session, relocation, function, bar));
         }
     }
@@ -602,7 +646,8 @@ fn confinement(session: &mut Session<'_>) {
         assert_eq!(overlap, None, "law 2, confinement: {mapping:?} overlaps");
         let moved =
             session.relocations.iter().filter_map(|relocation| session.topology.view().function(relocation.host));
-        let exposed = moved.flat_map(Function::bars).filter(|bar| bar.space() == mapping.space).any(|bar| {
+        let bars = moved.flat_map(|function| session.reached_bars(function));
+        let exposed = bars.filter(|bar| bar.space() == mapping.space).any(|bar| {
             bar.span().is_some_and(|Host(span)| {
                 // A page is the least a second stage maps; it is mapped where it holds nothing else.
                 let alone = span.start() & 0xfff == 0 && span.len() < 0x1000 && mapping.backing == Backing::Direct;
@@ -622,7 +667,8 @@ fn is_alone(session: &Session<'_>, span: Span) -> bool {
 
 /// 3. No guest changes a real BAR or what makes the ports on its way forward. Only a reset does: then nothing is mapped
 ///    there until a replay has written what was there, which it does as soon as the function answers. An error that is
-///    contained is a reset once the guest ends that; before, nothing answers.
+///    contained is a reset once the guest ends that; before, nothing answers. What a sleep takes from a hidden function is
+///    not brought back.
 fn fixed_hardware(session: &mut Session<'_>) {
     let is_waiting = |vm: &Vm, function: &FunctionId| {
         let bdf = vm.machine().function(*function).bdf();
@@ -782,13 +828,16 @@ fn read_back(session: &mut Session<'_>, access: Access, value: u32) {
     let Some(Some(host)) = session.vm.remapper().to_host(Guest(access.function())) else { return };
     let shadow = session.vm.remapper().emulated_registers(host).find(|(dword, _)| *dword == access.dword());
     let Some((_, from_hardware)) = shadow else { return };
+    let header_type = session.topology.view().function(host).unwrap().header_type();
+    let bars = u16::try_from(header_type.bars()).unwrap();
+    let registers = (0..bars).filter_map(|number| header::BAR0.plus(number)).chain(header_type.rom());
     let after = |value: u32| {
         let mut vm = session.vm.clone();
         vm.config_write(Guest(access), value);
         vm.elapse(RESET);
         let mut read = |dword| vm.config_read(Guest(Access::whole(access.function(), dword)));
         let register = read(access.dword()) & !from_hardware;
-        let placed = bar_registers().map(|dword| read(dword) & !0xf).find(|address| *address != 0);
+        let placed = registers.clone().map(&mut read).find(|value| *value != !0 && value & !0xf != 0);
         let decodes = Some(read(header::COMMAND)).filter(|command| *command != !0 && command & 3 != 0);
         if vm.remapper().has_forgotten(host) && !session.vm.remapper().has_forgotten(host) {
             assert_eq!((placed, decodes), (None, None), "law 7, read-back: {access} <- {value:08x} resets");

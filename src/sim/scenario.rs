@@ -2,9 +2,10 @@
 //!
 //! A [`Scenario`] is data: it prints, shrinks and replays. [`laws::obey`](super::laws::obey) runs it.
 
+use core::ops::{Range, RangeInclusive};
 use std::vec::Vec;
 
-use super::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, VfBar, Windows};
+use super::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, VfBar, Wake, Windows};
 use super::platform::RootWindow;
 use crate::access::Width;
 use crate::address::{Bdf, Guest, Host, Span};
@@ -49,11 +50,27 @@ pub enum Slot {
     /// Functions of one device.
     Device(Device),
     /// A Root Port, with a device behind it or without.
-    RootPort(Option<Device>),
-    /// A Root Port with a switch behind it, and devices behind that.
-    Switch(#[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 3>))] Vec<Option<Device>>),
+    RootPort(PortSketch, Option<Device>),
+    /// A Root Port with a switch behind it (its Upstream Port comes second), and Downstream Ports with devices behind them.
+    Switch(
+        PortSketch,
+        PortSketch,
+        #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 3>))] Vec<(PortSketch, Option<Device>)>,
+    ),
     /// A conventional bridge with devices behind it.
-    Bridge(#[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 3>))] Vec<Device>),
+    Bridge(PortSketch, #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 3>))] Vec<Device>),
+}
+
+/// What one bridge has.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct PortSketch {
+    /// A port that leads down a link: a slot, error reporting, time, containment. A conventional bridge: power management.
+    pub has_services: bool,
+    /// No_Soft_Reset.
+    pub keeps_registers: bool,
+    /// The window firmware left closed, though there are BARs behind it: I/O, memory, prefetchable; with 3 to 7 none.
+    pub closed: u8,
 }
 
 /// The functions of one device, at most eight.
@@ -74,14 +91,23 @@ pub struct FunctionSketch {
     /// BARs, as many as fit six registers.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 6>))]
     pub bars: Vec<BarSketch>,
-    /// Size of the Expansion ROM, as a power of two from 2 KiB on.
-    pub rom: Option<u8>,
+    /// The Expansion ROM.
+    pub rom: Option<RomSketch>,
     /// Capabilities, in this order; each at most once.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 10>))]
     pub capabilities: Vec<CapabilitySketch>,
+    /// No_Soft_Reset.
+    pub keeps_registers: bool,
     /// Whether firmware left decoding off.
     pub is_disabled: bool,
+    /// Whether firmware gave it no addresses.
+    pub is_unplaced: bool,
 }
+
+/// An Expansion ROM: its size as a power of two from 2 KiB on, and whether firmware left it enabled.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct RomSketch(pub u8, pub bool);
 
 /// A BAR; sizes are exponents, cut to what makes sense.
 #[derive(Debug, Clone, Copy)]
@@ -168,14 +194,16 @@ pub enum Step {
     VirtualFunctions(u8, u8, bool, bool),
     /// Writes PowerState of a moved function.
     Power(u8, u8),
+    /// Writes PowerState of a bridge.
+    PowerOfBridge(u8, u8),
     /// Orders a Function Level Reset of a moved function, by Device Control or by Advanced Features.
     Reset(u8, bool),
     /// The host resets a moved function.
     HostReset(u8),
     /// Begins or ends a reset of everything behind a bridge.
     ResetBehind(u8, ResetBehind, bool),
-    /// The machine sleeps without power.
-    Sleep,
+    /// The machine sleeps without power; firmware brings back everything, bridges or nothing.
+    Sleep(Wake),
     /// Lets the second stage refuse every so manieth change from now on, or none.
     Refuse(u8),
 }
@@ -321,7 +349,8 @@ impl Policies {
     }
 }
 
-/// A machine under construction: every bus has 16 MiB of memory, 16 MiB of prefetchable memory and 4 KiB of I/O.
+/// A machine under construction: every bus has 16 MiB of memory and 16 MiB of prefetchable memory; the first ones behind
+/// bridges have 4 KiB of I/O, as on machines that run out of it.
 struct Construction {
     builder: Builder,
     /// The next free bus.
@@ -330,42 +359,52 @@ struct Construction {
     root: Room,
 }
 
-/// Hands out the addresses of one bus.
-#[derive(Clone, Copy)]
+/// What is free of the addresses of one bus.
+#[derive(Clone)]
 struct Room {
-    memory: u64,
-    prefetchable: u64,
-    io: u64,
+    memory: Range<u64>,
+    prefetchable: Range<u64>,
+    io: Range<u64>,
 }
 
 const BUS_MEMORY: u64 = 0x100_0000;
+const BUS_IO: u64 = 0x1000;
 
 impl Room {
     fn of_bus(bus: u8) -> Self {
-        let offset = u64::from(bus) * BUS_MEMORY;
-        Self {
-            memory: 0x8000_0000 + offset,
-            prefetchable: 0x10_0000_0000 + offset,
-            io: 0x1000 + u64::from(bus) * 0x400,
-        }
+        Self::of_buses(bus, 1)
     }
 
-    fn take(next: &mut u64, size: u64) -> u64 {
-        let at = next.next_multiple_of(size);
-        *next = at + size;
+    fn of_buses(first: u8, count: u8) -> Self {
+        let memory = |from: u64| {
+            let start = from + u64::from(first) * BUS_MEMORY;
+            start..start + u64::from(count) * BUS_MEMORY
+        };
+        let ports = |bus: u64| (0xa000 + bus * BUS_IO).min(0x1_0000);
+        let io = match u64::from(first).checked_sub(1) {
+            Some(first) => ports(first)..ports(first + u64::from(count)),
+            None => 0x1000..0xa000,
+        };
+        Self { memory: memory(0x8000_0000), prefetchable: memory(0x10_0000_0000), io }
+    }
+
+    /// An aligned place; 0 where none is left.
+    fn take(free: &mut Range<u64>, size: u64) -> u64 {
+        let at = free.start.next_multiple_of(size);
+        if at + size > free.end {
+            return 0;
+        }
+        free.start = at + size;
         at
     }
 }
 
-fn windows(buses: core::ops::RangeInclusive<u8>) -> Windows {
-    let count = u64::from(buses.end() - buses.start()) + 1;
-    let room = Room::of_bus(*buses.start());
-    // I/O windows come in 4 KiB; buses behind bridges have none, as on machines that run out of I/O.
-    Windows {
-        io: None,
-        memory: Span::new(room.memory, count * BUS_MEMORY),
-        prefetchable: Span::new(room.prefetchable, count * BUS_MEMORY),
-    }
+/// The windows of a bridge to these buses.
+fn windows(buses: &RangeInclusive<u8>, closed: u8) -> Windows {
+    let room = Room::of_buses(*buses.start(), buses.end() - buses.start() + 1);
+    let open =
+        |number, range: Range<u64>| Span::new(range.start, range.end - range.start).filter(|_| closed % 8 != number);
+    Windows { io: open(0, room.io), memory: open(1, room.memory), prefetchable: open(2, room.prefetchable) }
 }
 
 impl Construction {
@@ -383,36 +422,38 @@ impl Construction {
         let place = at(0, device);
         match slot {
             Slot::Device(sketch) => {
-                let mut room = self.root;
+                let mut room = self.root.clone();
                 self.add_device(sketch, place, &mut room, true);
                 self.root = room;
             }
-            Slot::RootPort(sketch) => {
+            Slot::RootPort(port, sketch) => {
                 let bus = self.take_buses(1);
-                self.add_root_port(place, bus..=bus);
+                self.add_port(PortType::RootPort, *port, place, bus..=bus);
                 if let Some(sketch) = sketch {
                     self.add_device(sketch, at(bus, 0), &mut Room::of_bus(bus), true);
                 }
             }
-            Slot::Switch(sketches) => {
-                let count = u8::try_from(sketches.len()).unwrap_or(0);
+            Slot::Switch(root, upstream, downstream) => {
+                let count = u8::try_from(downstream.len()).unwrap_or(0);
                 let first = self.take_buses(2 + count);
                 let inner = first + 1;
                 let last = inner + count;
-                self.add_root_port(place, first..=last);
-                let ports: Vec<_> = (0..count).map(|port| (at(inner, port), inner + 1 + port)).collect();
-                let downstream: Vec<_> =
-                    ports.iter().map(|(port, bus)| (*port, *bus..=*bus, windows(*bus..=*bus))).collect();
-                self.edit(|builder| builder.switch(at(first, 0), inner..=last, windows(inner..=last), &downstream));
-                for (sketch, (_, bus)) in sketches.iter().zip(ports) {
+                self.add_port(PortType::RootPort, *root, place, first..=last);
+                let upstream = PortSketch { has_services: false, ..*upstream };
+                self.add_port(PortType::UpstreamPort, upstream, at(first, 0), inner..=last);
+                for ((port, sketch), number) in downstream.iter().zip(0..) {
+                    let bus = inner + 1 + number;
+                    self.add_port(PortType::DownstreamPort, *port, at(inner, number), bus..=bus);
                     if let Some(sketch) = sketch {
                         self.add_device(sketch, at(bus, 0), &mut Room::of_bus(bus), true);
                     }
                 }
             }
-            Slot::Bridge(sketches) => {
+            Slot::Bridge(port, sketches) => {
                 let bus = self.take_buses(1);
-                self.edit(|builder| builder.bridge(place, bus..=bus, windows(bus..=bus)));
+                let bridge = Blueprint::bridge(place, bus..=bus, windows(&(bus..=bus), port.closed));
+                let powered = if port.has_services { bridge.capability(&Capability::PowerManagement) } else { bridge };
+                self.add(if port.keeps_registers { powered.no_soft_reset() } else { powered });
                 let mut room = Room::of_bus(bus);
                 for (sketch, device) in sketches.iter().zip(0..) {
                     self.add_device(sketch, at(bus, device), &mut room, false);
@@ -421,11 +462,11 @@ impl Construction {
         }
     }
 
-    /// Every other one has port services.
-    fn add_root_port(&mut self, at: Bdf, buses: core::ops::RangeInclusive<u8>) {
-        let port = Blueprint::port(at, PortType::RootPort, buses.clone(), windows(buses));
-        let port = if at.device().is_multiple_of(2) { port.with_services() } else { port };
-        self.edit(|builder| builder.function(port));
+    fn add_port(&mut self, kind: PortType, sketch: PortSketch, at: Bdf, buses: RangeInclusive<u8>) {
+        let windows = windows(&buses, sketch.closed);
+        let port = Blueprint::port(at, kind, buses, windows);
+        let port = if sketch.has_services { port.with_services() } else { port };
+        self.add(if sketch.keeps_registers { port.no_soft_reset() } else { port });
     }
 
     fn take_buses(&mut self, count: u8) -> u8 {
@@ -434,14 +475,13 @@ impl Construction {
         first
     }
 
-    fn edit(&mut self, change: impl FnOnce(Builder) -> Builder) {
-        self.builder = change(core::mem::take(&mut self.builder));
+    fn add(&mut self, function: Blueprint) {
+        self.builder = core::mem::take(&mut self.builder).function(function);
     }
 
     fn add_device(&mut self, device: &Device, at: Bdf, room: &mut Room, is_express: bool) {
         for (sketch, number) in core::iter::once(&device.first).chain(&device.others).zip(0..) {
-            let blueprint = sketch.blueprint(at.with_function(number), room, is_express);
-            self.edit(|builder| builder.function(blueprint));
+            self.add(sketch.blueprint(at.with_function(number), room, is_express));
         }
     }
 }
@@ -463,16 +503,20 @@ impl FunctionSketch {
                 }
             };
             let registers = if kind.is_64_bit() { 2 } else { 1 };
-            // Behind bridges there is no I/O; what does not fit its bus is left out.
-            if index + registers > 6 || kind == BarKind::Io && !on_root {
+            if index + registers > 6 {
                 continue;
             }
-            blueprint = blueprint.bar(index, kind, size, Room::take(next, size));
+            let address = if self.is_unplaced { 0 } else { Room::take(next, size) };
+            blueprint = blueprint.bar(index, kind, size, address);
             index += registers;
         }
-        if let Some(exponent) = self.rom {
+        if let Some(RomSketch(exponent, is_enabled)) = self.rom {
             let size = 0x800 << (exponent % 8);
-            blueprint = blueprint.rom(size, u32::try_from(Room::take(&mut room.memory, size)).unwrap_or(0));
+            let address = if self.is_unplaced { 0 } else { Room::take(&mut room.memory, size) };
+            blueprint = blueprint.rom(size, u32::try_from(address).unwrap_or(0));
+            if is_enabled {
+                blueprint = blueprint.rom_enabled();
+            }
         }
         if is_express {
             let port_type = if on_root { PortType::RootComplexIntegratedEndpoint } else { PortType::Endpoint };
@@ -485,7 +529,10 @@ impl FunctionSketch {
                 blueprint = capability.add(blueprint, is_express);
             }
         }
-        if self.is_disabled { blueprint.command(Command::empty()) } else { blueprint }
+        if self.keeps_registers {
+            blueprint = blueprint.no_soft_reset();
+        }
+        if self.is_disabled || self.is_unplaced { blueprint.command(Command::empty()) } else { blueprint }
     }
 }
 

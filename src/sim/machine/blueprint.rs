@@ -13,7 +13,7 @@ use crate::spec::bar::{BarKind, ROM_ENABLE};
 use crate::spec::capability::CapabilityId;
 use crate::spec::express::{self, PortType};
 use crate::spec::header::{self, Command, HeaderType, Status};
-use crate::spec::{sriov, type1};
+use crate::spec::{power_management, sriov, type1};
 
 /// A function before it is put into a machine.
 ///
@@ -199,6 +199,16 @@ impl Blueprint {
     #[must_use]
     pub fn quirk(mut self, quirk: Quirks) -> Self {
         self.quirks |= quirk;
+        self
+    }
+
+    /// Makes it keep its registers on the way from D3hot to D0 (No_Soft_Reset), where it has Power Management.
+    #[must_use]
+    pub fn no_soft_reset(mut self) -> Self {
+        let power = capabilities::standard(&self.config).find(CapabilityId::POWER_MANAGEMENT);
+        if let Some(control) = power.and_then(|power| power.plus(power_management::CONTROL)) {
+            self.set(control, self.value(control) | power_management::NO_SOFT_RESET);
+        }
         self
     }
 

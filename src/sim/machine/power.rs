@@ -20,6 +20,7 @@ const WAKE: Duration = Duration::from_secs(1);
 
 /// What firmware brings back after suspend to RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Wake {
     /// Bus numbers, windows and BARs, Command, Device Control and Link Control, as it set them when the machine started.
     #[default]
