@@ -15,7 +15,7 @@ use std::vec::Vec;
 use super::explanation::what_is_said_is_done;
 use super::machine::FunctionId;
 use super::platform::Platform;
-use super::scenario::{Address, ResetBehind, Scenario, Step, Target};
+use super::scenario::{Address, ResetBehind, Scenario, Step, Target, address_of_page};
 use super::vm::{FUNCTIONS, Mapping, Vm, topology};
 use crate::access::{Access, Dword, Lanes, Width};
 use crate::address::{Bdf, Guest, Host, Span};
@@ -37,7 +37,7 @@ pub fn obey(scenario: &Scenario) {
     let topology = topology(&mut machine).expect("a scenario has few functions");
     let plan = scenario.plan(&topology);
     let vm = Vm::start(machine, &plan).expect("a scenario leaves out what is refused");
-    let mut session = Session::new(vm, &topology, &plan, scenario.virtual_bus_numbers);
+    let mut session = Session::new(vm, &topology, &plan, scenario);
     session.hold();
     for (index, step) in scenario.steps.iter().enumerate() {
         if index >= scenario.steps.len() / 2 && session.original.is_none() && !session.refuses {
@@ -81,6 +81,8 @@ struct Session<'t> {
     resetting: Vec<Host<Bdf>>,
     /// Ports shown as PCI-X bridges.
     pci_x: Vec<Host<Bdf>>,
+    /// Guest addresses windows are kept away from.
+    reserved: Vec<Span>,
     refuses: bool,
     virtual_bus_numbers: bool,
     /// Whether the guest has given buses other numbers, so that guest addresses mean something else than at the start.
@@ -88,7 +90,7 @@ struct Session<'t> {
 }
 
 impl<'t> Session<'t> {
-    fn new(vm: Vm, topology: &'t Topology<FUNCTIONS>, plan: &Plan<'_>, virtual_bus_numbers: bool) -> Self {
+    fn new(vm: Vm, topology: &'t Topology<FUNCTIONS>, plan: &Plan<'_>, scenario: &Scenario) -> Self {
         let relocations = plan.relocations().to_vec();
         let hidden = plan.hidden().to_vec();
         let resetting = topology.functions().iter().filter_map(|port| plan.reset_of(port)).map(Function::bdf).collect();
@@ -107,8 +109,9 @@ impl<'t> Session<'t> {
             inert: plan.inert().map(|Host(bdf)| bdf).collect(),
             resetting,
             pci_x,
+            reserved: scenario.reserved(),
             refuses: false,
-            virtual_bus_numbers,
+            virtual_bus_numbers: scenario.virtual_bus_numbers,
             renumbered: false,
         };
         let taken = |bdf: &Bdf| {
@@ -419,7 +422,7 @@ impl<'t> Session<'t> {
         let bars: Vec<_> = function.bars().collect();
         let Some(bar) = bars.get(usize::from(bar) % bars.len().max(1)) else { return };
         let address = match address {
-            Address::Page(page) => 0x8000_0000 + (u64::from(page) << 12),
+            Address::Page(page) => address_of_page(page),
             Address::Any(address) => address,
             Address::HostBar(index, bar) => {
                 let other = self.relocation(index).and_then(|(_, other)| other.bar(usize::from(bar % 7)));
@@ -565,7 +568,9 @@ fn expected_mappings(session: &mut Session<'_>) -> Vec<Mapping> {
     let mut mappings = Vec::new();
     for (index, claim) in claims.iter().enumerate() {
         let clashes = |earlier: &Claim| earlier.space == claim.space && earlier.span.overlaps(claim.span);
-        if !claims[..index].iter().any(clashes) {
+        let is_reserved =
+            claim.space == Space::Memory && session.reserved.iter().any(|reserved| reserved.overlaps(claim.span));
+        if !is_reserved && !claims[..index].iter().any(clashes) {
             claim.parts(&mut mappings);
         }
     }
@@ -636,7 +641,7 @@ impl Claim {
     }
 }
 
-/// 2. A window reaches only BARs of moved functions, and windows do not overlap.
+/// 2. A window reaches only BARs of moved functions; windows overlap neither each other nor a reserved range.
 fn confinement(session: &mut Session<'_>) {
     let mappings = session.vm.second_stage().mappings();
     for (index, mapping) in mappings.iter().enumerate() {
@@ -644,6 +649,9 @@ fn confinement(session: &mut Session<'_>) {
             .iter()
             .find(|other| other.space == mapping.space && other.guest.0.overlaps(mapping.guest.0));
         assert_eq!(overlap, None, "law 2, confinement: {mapping:?} overlaps");
+        let is_kept_away = |reserved: &&Span| mapping.space == Space::Memory && reserved.overlaps(mapping.guest.0);
+        let reserved = session.reserved.iter().find(is_kept_away);
+        assert_eq!(reserved, None, "law 2, confinement: {mapping:?} is where no window may be");
         let moved =
             session.relocations.iter().filter_map(|relocation| session.topology.view().function(relocation.host));
         let bars = moved.flat_map(|function| session.reached_bars(function));

@@ -11,7 +11,8 @@ use crate::access::Width;
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
 use crate::plan::{
-    BusNumbers, ErrorReporting, Grade, IoBars, MsixTable, Placement, Plan, Policy, Relocation, Vacated, Vfs, Way,
+    BusNumbers, ErrorReporting, Grade, InterruptPin, IoBars, MsixTable, Placement, Plan, Policy, Relocation, Vacated,
+    Vfs, Way,
 };
 use crate::spec::bar::BarKind;
 use crate::spec::express::PortType;
@@ -36,6 +37,9 @@ pub struct Scenario {
     pub ways: Vec<(u8, Way)>,
     /// What is found where functions left.
     pub vacated: Vacated,
+    /// Guest pages windows are kept away from, from 2 GiB on, and how many.
+    #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 2>))]
+    pub reserved: Vec<(u16, u8)>,
     /// Whether bus numbers are virtual.
     pub virtual_bus_numbers: bool,
     /// What the guest does.
@@ -139,9 +143,25 @@ pub enum CapabilitySketch {
     PowerManagement,
     Ptm,
     ResizableBar,
-    SrIov,
+    SrIov(SrIovSketch),
     VendorSpecific,
     VitalProductData,
+}
+
+/// Virtual Functions: where they are, and what they decode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub struct SrIovSketch {
+    /// TotalVFs, 1 to 8.
+    pub total: u8,
+    /// First VF Offset, 4 to 131.
+    pub offset: u8,
+    /// VF Stride, 1 to 4.
+    pub stride: u8,
+    /// VF BARs 0 and 2: exponents of 4 to 64 KiB, and whether it is prefetchable and has 64 bits, or neither.
+    pub bars: [Option<(u8, bool)>; 2],
+    /// Whether firmware placed the VF BARs.
+    pub is_placed: bool,
 }
 
 /// One or two functions that are moved. Functions are named by their place among all that are no bridges.
@@ -172,6 +192,8 @@ pub struct Policies {
     pub msix_table: MsixTable,
     /// What becomes of error messages.
     pub errors: ErrorReporting,
+    /// The pin to show.
+    pub interrupt_pin: Option<InterruptPin>,
     /// What becomes of Virtual Functions.
     pub vfs: Vfs,
     /// How much is shown.
@@ -262,6 +284,11 @@ pub enum Address {
     Any(u64),
 }
 
+/// The address of a page, from 2 GiB on.
+pub(super) fn address_of_page(page: u16) -> u64 {
+    0x8000_0000 + (u64::from(page) << 12)
+}
+
 /// Up to `MOST` elements, any number as likely as any other; a plain `Vec` would mostly be empty.
 #[cfg(feature = "arbitrary")]
 fn list<'a, T: arbitrary::Arbitrary<'a>, const MOST: usize>(
@@ -284,13 +311,21 @@ impl Scenario {
         construction.builder.build().expect("every function has an address of its own behind a bridge that is there")
     }
 
+    /// Guest addresses windows are kept away from.
+    pub fn reserved(&self) -> Vec<Span> {
+        let span = |(page, count): &(u16, u8)| Span::new(address_of_page(*page), 0x1000 * (u64::from(*count) + 1));
+        self.reserved.iter().filter_map(span).collect()
+    }
+
     /// The plan, as far as it can be built: a move or hidden function that is refused is left out.
     pub fn plan<'t, const N: usize>(&self, topology: &'t Topology<N>) -> Plan<'t> {
         let hosts: Vec<_> =
             topology.functions().iter().filter(|function| function.bridge().is_none()).map(Function::bdf).collect();
         let pick = |index: u8| hosts.get(usize::from(index) % hosts.len().max(1)).copied();
         let bus_numbers = if self.virtual_bus_numbers { BusNumbers::Virtual } else { BusNumbers::Hardware };
-        let mut plan = Plan::new(topology).bus_numbers(bus_numbers).vacated(self.vacated);
+        let plan = Plan::new(topology).bus_numbers(bus_numbers).vacated(self.vacated);
+        let mut plan =
+            self.reserved().into_iter().try_fold(plan, |plan, span| plan.reserve(Guest(span))).expect("they are few");
         for step in &self.moves {
             let next = step.relocations(pick, topology);
             let next = next.into_iter().try_fold(plan.clone(), Plan::with);
@@ -344,8 +379,8 @@ impl Move {
 
 impl Policies {
     fn of(self, host: Host<Bdf>, guest: Guest<Bdf>) -> Relocation {
-        let Self { placement, io_bars, msix_table, errors, vfs, policy } = self;
-        Relocation { placement, io_bars, msix_table, errors, vfs, policy, ..Relocation::new(host, guest) }
+        let Self { placement, io_bars, msix_table, errors, interrupt_pin, vfs, policy } = self;
+        Relocation { host, guest, placement, io_bars, msix_table, errors, interrupt_pin, vfs, policy }
     }
 }
 
@@ -390,11 +425,16 @@ impl Room {
 
     /// An aligned place; 0 where none is left.
     fn take(free: &mut Range<u64>, size: u64) -> u64 {
+        Self::take_for(free, size, 1)
+    }
+
+    /// The same for `count` in a row.
+    fn take_for(free: &mut Range<u64>, size: u64, count: u64) -> u64 {
         let at = free.start.next_multiple_of(size);
-        if at + size > free.end {
+        if at + size * count > free.end {
             return 0;
         }
-        free.start = at + size;
+        free.start = at + size * count;
         at
     }
 }
@@ -481,13 +521,15 @@ impl Construction {
 
     fn add_device(&mut self, device: &Device, at: Bdf, room: &mut Room, is_express: bool) {
         for (sketch, number) in core::iter::once(&device.first).chain(&device.others).zip(0..) {
-            self.add(sketch.blueprint(at.with_function(number), room, is_express));
+            let next = if usize::from(number) < device.others.len() { number + 1 } else { 0 };
+            self.add(sketch.blueprint(at.with_function(number), next, room, is_express));
         }
     }
 }
 
 impl FunctionSketch {
-    fn blueprint(&self, at: Bdf, room: &mut Room, is_express: bool) -> Blueprint {
+    /// `next` is the number of the function after it, or 0.
+    fn blueprint(&self, at: Bdf, next: u8, room: &mut Room, is_express: bool) -> Blueprint {
         let mut blueprint = Blueprint::endpoint(at);
         let on_root = at.bus() == 0;
         let mut index = 0;
@@ -524,9 +566,10 @@ impl FunctionSketch {
         }
         let mut had = Vec::new();
         for capability in &self.capabilities {
-            if !had.contains(capability) {
-                had.push(*capability);
-                blueprint = capability.add(blueprint, is_express);
+            let kind = core::mem::discriminant(capability);
+            if !had.contains(&kind) {
+                had.push(kind);
+                blueprint = capability.add(blueprint, next, room, is_express);
             }
         }
         if self.keeps_registers {
@@ -537,7 +580,7 @@ impl FunctionSketch {
 }
 
 impl CapabilitySketch {
-    fn add(self, blueprint: Blueprint, is_express: bool) -> Blueprint {
+    fn add(self, blueprint: Blueprint, next: u8, room: &mut Room, is_express: bool) -> Blueprint {
         let standard = match self {
             Self::AdvancedFeatures => Some(Capability::AdvancedFeatures),
             // Without entries: an enabled one cannot be moved, and has its own test.
@@ -555,20 +598,35 @@ impl CapabilitySketch {
         let extended = match self {
             Self::Acs => ExtendedCapability::AccessControl,
             Self::Aer => ExtendedCapability::AdvancedErrorReporting,
-            Self::Ari => ExtendedCapability::Ari { next: 0 },
+            Self::Ari => ExtendedCapability::Ari { next },
             Self::Ats => ExtendedCapability::Ats,
             Self::L1PmSubstates => ExtendedCapability::L1PmSubstates,
             Self::Ltr => ExtendedCapability::LatencyToleranceReporting,
             Self::Ptm => ExtendedCapability::PrecisionTimeMeasurement,
             Self::ResizableBar => ExtendedCapability::ResizableBar([(0, 0x3f)].to_vec()),
-            _ => return Self::with_virtual_functions(blueprint, is_express),
+            Self::SrIov(sketch) => sketch.capability(room),
+            _ => return blueprint,
         };
         if is_express { blueprint.extended(&extended) } else { blueprint }
     }
+}
 
-    fn with_virtual_functions(blueprint: Blueprint, is_express: bool) -> Blueprint {
-        let bar = VfBar { kind: BarKind::Memory64 { prefetchable: true }, size: 0x4000, address: 0 };
-        let sriov = ExtendedCapability::SrIov { total: 8, offset: 128, stride: 2, bars: [(0, bar)].to_vec() };
-        if is_express { blueprint.extended(&sriov) } else { blueprint }
+impl SrIovSketch {
+    fn capability(self, room: &mut Room) -> ExtendedCapability {
+        let total = u16::from(self.total % 8) + 1;
+        let mut bars = Vec::new();
+        for (bar, index) in self.bars.into_iter().zip([0, 2]) {
+            let Some((exponent, is_wide)) = bar else { continue };
+            let size = 0x1000 << (exponent % 5);
+            let (kind, free) = if is_wide {
+                (BarKind::Memory64 { prefetchable: true }, &mut room.prefetchable)
+            } else {
+                (BarKind::Memory32 { prefetchable: false }, &mut room.memory)
+            };
+            let address = if self.is_placed { Room::take_for(free, size, total.into()) } else { 0 };
+            bars.push((index, VfBar { kind, size, address }));
+        }
+        let (offset, stride) = (u16::from(self.offset % 128) + 4, u16::from(self.stride % 4) + 1);
+        ExtendedCapability::SrIov { total, offset, stride, bars }
     }
 }
