@@ -191,6 +191,20 @@ fn an_io_bar_without_a_window_is_hidden_where_there_is_memory_too() {
 }
 
 #[test]
+fn a_function_with_fixed_addresses_is_not_hidden_as_it_would_answer_at_them() {
+    let range = FixedRange { bar: 0, properties: 1, base: 0xf800_0000, max_offset: 0xffc };
+    let fixed = Capability::EnhancedAllocation([range].into());
+    let mut machine = machine([Blueprint::endpoint(bdf("00:05.0")).capability(&fixed)]);
+    assert_ne!(machine.memory_read(0xf800_0000, 4), 0xffff_ffff, "it does");
+    let plan = Plan::new(scan(&mut machine)).hide(host("00:05.0")).unwrap();
+    let found: Vec<_> = plan.findings().map(|finding| format!("{}: {finding}", finding.grade())).collect();
+    assert_eq!(
+        found,
+        ["error: 00:05.0: it decodes fixed addresses (Enhanced Allocation), which can be neither moved nor hidden"]
+    );
+}
+
+#[test]
 fn small_bars_fixed_addresses_virtual_functions_and_the_boot_display_are_named() {
     let small = card("00:05.0", 0xf000_0000).bar(1, MEMORY, 0x100, 0xf000_1000);
     assert_eq!(
@@ -201,7 +215,7 @@ fn small_bars_fixed_addresses_virtual_functions_and_the_boot_display_are_named()
     let fixed = card("00:05.0", 0xf000_0000).capability(&Capability::EnhancedAllocation([range].into()));
     assert_eq!(
         errors(machine([fixed]), &[("00:05.0", "00:06.0")]),
-        ["error: 00:05.0: it decodes fixed addresses (Enhanced Allocation), which cannot be moved"]
+        ["error: 00:05.0: it decodes fixed addresses (Enhanced Allocation), which can be neither moved nor hidden"]
     );
     assert!(
         findings(machine([nic("02:00.0")]), &[("02:00.0", "01:01.0")])

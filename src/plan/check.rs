@@ -63,7 +63,8 @@ pub(super) fn findings(plan: &Plan<'_>, places: Places) -> impl Iterator<Item = 
         }
         Err((function, cause)) => Finding { function, cause, evidence: None },
     });
-    checks.chain(left_behind).chain(followed)
+    let hidden = plan.hidden().iter().filter_map(|host| has_fixed_addresses(plan.host().function(*host)?));
+    checks.chain(left_behind).chain(hidden).chain(followed)
 }
 
 fn finding(function: &Function, cause: Cause) -> Finding {
@@ -149,6 +150,11 @@ fn boot_display(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Find
 }
 
 fn fixed_addresses(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Finding> {
+    has_fixed_addresses(function)
+}
+
+/// What decodes them answers there whatever the guest does, and nothing conceals them.
+fn has_fixed_addresses(function: &Function) -> Option<Finding> {
     let fixed = function.enhanced_allocation().is_some_and(|allocation| allocation.enabled);
     fixed.then(|| finding(function, Cause::FixedAddresses))
 }

@@ -255,7 +255,7 @@ impl fmt::Display for Cause {
                 f.write_str("it is the display the machine booted with; legacy VGA addresses do not follow it")
             }
             Self::FixedAddresses => {
-                f.write_str("it decodes fixed addresses (Enhanced Allocation), which cannot be moved")
+                f.write_str("it decodes fixed addresses (Enhanced Allocation), which can be neither moved nor hidden")
             }
             Self::BrokenList(fault) => write!(f, "{fault}"),
             Self::BarUnreached(bar) => {
