@@ -39,14 +39,20 @@ pub fn obey(scenario: &Scenario) {
     let vm = Vm::start(machine, &plan).expect("a scenario leaves out what is refused");
     let mut session = Session::new(vm, &topology, &plan, scenario);
     session.hold();
+    let mut hurries = false;
     for (index, step) in scenario.steps.iter().enumerate() {
         if index >= scenario.steps.len() / 2 && session.original.is_none() && !session.refuses {
             session.restore(&plan);
         }
         session.take(step);
         session.hold();
-        session.each(|vm| vm.elapse(RESET));
-        session.hold();
+        if let Step::Hurry(on) = step {
+            hurries = *on;
+        }
+        if !hurries {
+            session.each(|vm| vm.elapse(RESET));
+            session.hold();
+        }
     }
     session.settle();
     session.hold();
@@ -339,6 +345,8 @@ impl<'t> Session<'t> {
                 });
                 self.leave_hidden();
             }
+            Step::Replay => self.each(Vm::make_replays),
+            Step::Hurry(_) => {}
             Step::Refuse(every) => {
                 self.refuses = every % 8 >= 2;
                 let every = if self.refuses { u32::from(every % 8) } else { 0 };
@@ -733,6 +741,11 @@ fn fixed_hardware(session: &mut Session<'_>) {
 
 /// 4. Nothing tells a hidden or vacated function from an empty slot, and no access to it reaches hardware.
 fn hidden_is_absent(session: &mut Session<'_>) {
+    for hidden in &session.hidden {
+        let fixed = session.topology.view().function(*hidden).and_then(Function::enhanced_allocation);
+        let is_reached = fixed.is_some_and(|fixed| fixed.enabled);
+        assert!(!is_reached, "law 4, hidden is absent: {hidden} decodes fixed addresses, which nothing conceals");
+    }
     for bdf in session.vacated.clone() {
         for offset in 0..0x1000 {
             for width in [Width::Byte, Width::Word, Width::Dword] {

@@ -5,7 +5,7 @@
 use core::ops::{Range, RangeInclusive};
 use std::vec::Vec;
 
-use super::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, VfBar, Wake, Windows};
+use super::machine::{Blueprint, Builder, Capability, ExtendedCapability, FixedRange, Machine, VfBar, Wake, Windows};
 use super::platform::RootWindow;
 use crate::access::Width;
 use crate::address::{Bdf, Guest, Host, Span};
@@ -63,6 +63,14 @@ pub enum Slot {
     ),
     /// A conventional bridge with devices behind it.
     Bridge(PortSketch, #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 3>))] Vec<Device>),
+    /// A Root Port with a PCI Express to PCI Bridge behind it, and devices behind that.
+    ExpressBridge(
+        PortSketch,
+        PortSketch,
+        #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 3>))] Vec<Device>,
+    ),
+    /// A Root Complex Event Collector.
+    Collector,
 }
 
 /// What one bridge has.
@@ -135,7 +143,8 @@ pub enum CapabilitySketch {
     Aer,
     Ari,
     Ats,
-    EnhancedAllocation,
+    /// With memory at a fixed address, or with nothing.
+    EnhancedAllocation(bool),
     L1PmSubstates,
     Ltr,
     Msi,
@@ -226,6 +235,10 @@ pub enum Step {
     ResetBehind(u8, ResetBehind, bool),
     /// The machine sleeps without power; firmware brings back everything, bridges or nothing.
     Sleep(Wake),
+    /// The host makes all replays that are due.
+    Replay,
+    /// From now on the guest goes on at once after a step, or waits until all is ready.
+    Hurry(bool),
     /// Lets the second stage refuse every so manieth change from now on, or none.
     Refuse(u8),
 }
@@ -324,8 +337,8 @@ impl Scenario {
         let pick = |index: u8| hosts.get(usize::from(index) % hosts.len().max(1)).copied();
         let bus_numbers = if self.virtual_bus_numbers { BusNumbers::Virtual } else { BusNumbers::Hardware };
         let plan = Plan::new(topology).bus_numbers(bus_numbers).vacated(self.vacated);
-        let mut plan =
-            self.reserved().into_iter().try_fold(plan, |plan, span| plan.reserve(Guest(span))).expect("they are few");
+        let reserve = |plan: Plan<'t>, span| plan.clone().reserve(Guest(span)).unwrap_or(plan);
+        let mut plan = self.reserved().into_iter().fold(plan, reserve);
         for step in &self.moves {
             let next = step.relocations(pick, topology);
             let next = next.into_iter().try_fold(plan.clone(), Plan::with);
@@ -494,11 +507,29 @@ impl Construction {
                 let bridge = Blueprint::bridge(place, bus..=bus, windows(&(bus..=bus), port.closed));
                 let powered = if port.has_services { bridge.capability(&Capability::PowerManagement) } else { bridge };
                 self.add(if port.keeps_registers { powered.no_soft_reset() } else { powered });
-                let mut room = Room::of_bus(bus);
-                for (sketch, device) in sketches.iter().zip(0..) {
-                    self.add_device(sketch, at(bus, device), &mut room, false);
-                }
+                self.add_conventional(sketches, bus);
             }
+            Slot::ExpressBridge(root, bridge, sketches) => {
+                let first = self.take_buses(2);
+                let behind = first + 1;
+                self.add_port(PortType::RootPort, *root, place, first..=behind);
+                let bridge = PortSketch { has_services: false, ..*bridge };
+                self.add_port(PortType::PciExpressToPciBridge, bridge, at(first, 0), behind..=behind);
+                self.add_conventional(sketches, behind);
+            }
+            Slot::Collector => {
+                let collector = Capability::Express(PortType::RootComplexEventCollector);
+                let errors = ExtendedCapability::AdvancedErrorReporting;
+                self.add(Blueprint::endpoint(place).class(0x08_0700).capability(&collector).extended(&errors));
+            }
+        }
+    }
+
+    fn add_conventional(&mut self, devices: &[Device], bus: u8) {
+        let mut room = Room::of_bus(bus);
+        for (sketch, device) in devices.iter().zip(0..) {
+            let place = Bdf::new(bus, device, 0).unwrap_or_default();
+            self.add_device(sketch, place, &mut room, false);
         }
     }
 
@@ -583,8 +614,11 @@ impl CapabilitySketch {
     fn add(self, blueprint: Blueprint, next: u8, room: &mut Room, is_express: bool) -> Blueprint {
         let standard = match self {
             Self::AdvancedFeatures => Some(Capability::AdvancedFeatures),
-            // Without entries: an enabled one cannot be moved, and has its own test.
-            Self::EnhancedAllocation => Some(Capability::EnhancedAllocation(Vec::new())),
+            Self::EnhancedAllocation(has_memory) => {
+                let fixed = |base| FixedRange { bar: 0, properties: 1, base, max_offset: 0xffc };
+                let range = has_memory.then(|| fixed(Room::take(&mut room.memory, 0x1000)));
+                Some(Capability::EnhancedAllocation(range.filter(|range| range.base != 0).into_iter().collect()))
+            }
             Self::Msi => Some(Capability::Msi),
             Self::MsiX => Some(Capability::MsiX { vectors: 16, table: (0, 0x1800), pba: (0, 0x800) }),
             Self::PowerManagement => Some(Capability::PowerManagement),
