@@ -1,5 +1,6 @@
 //! `pcibios_assign_resources`: addresses for what has none (drivers/pci/setup-bus.c, setup-res.c, bus.c).
 
+use core::cmp::Reverse;
 use std::vec::Vec;
 
 use super::realloc::Failed;
@@ -49,11 +50,11 @@ impl Linux<'_> {
             }
             for index in 0..resource::COUNT {
                 let resource = self.devices[dev].resources[index];
-                if !resource.exists() || resource.parent.is_some() || resource.size == 0 {
+                if !resource.exists() || resource.parent.is_some() || resource.most() == 0 {
                     continue;
                 }
                 if resource.alignment().is_power_of_two() {
-                    wanted.push((dev, index, resource.alignment()));
+                    wanted.push((dev, index, resource));
                 } else {
                     let name = self.resource_name(index);
                     let text = if self.release == Release::V6_1 {
@@ -65,25 +66,103 @@ impl Linux<'_> {
                 }
             }
         }
-        // Where windows were sized by what is behind them, the optional comes last.
         let sized = self.buses[bus].sized && !self.optional_is_needed;
-        let mut wanted = hardest_first(wanted, |(_, _, align)| *align);
-        wanted.sort_by_key(|(_, index, _)| sized && is_optional(*index));
-        let mut failed = Vec::new();
-        for (dev, index, _) in wanted {
-            let wanted = self.devices[dev].resources[index];
-            if !self.assign_resource(dev, index) {
-                let is_needed = if self.optional_is_needed { index != ROM } else { !is_optional(index) };
-                if is_needed && (self.optional_is_needed || wanted.size > wanted.optional) {
-                    failed.push((dev, index, wanted));
-                }
-                // reset_resource
-                if BRIDGE.contains(&index) {
-                    self.devices[dev].resources[index] = Resource::default();
+        self.assign_list(hardest_first(wanted, |(_, _, resource)| resource.alignment()), sized)
+    }
+
+    /// `__assign_resources_sorted`: all that is needed and all that is good to have, or, where that does not fit, first
+    /// what is needed. ROMs and VF BARs are good to have where windows were `sized` by what is behind them. Returns what
+    /// was needed and has no place.
+    pub(super) fn assign_list(&mut self, mut wanted: Vec<Failed>, sized: bool) -> Vec<Failed> {
+        let is_optional = |index: usize| sized && (index == ROM || IOV.contains(&index));
+        if wanted.iter().any(|(_, index, resource)| resource.optional > 0 || is_optional(*index)) {
+            let raised = |resource: &Resource| resource.with_optional().alignment() > resource.alignment();
+            let mut all = wanted.clone();
+            all.sort_by_key(|(_, _, one)| (Reverse(one.with_optional().alignment()), raised(one)));
+            let mut missing = Flags::empty();
+            for (dev, index, resource) in all {
+                self.devices[dev].resources[index] = resource.with_optional();
+                if !self.assign_resource(dev, index) && index != ROM {
+                    missing |= resource.flags;
                 }
             }
+            if missing.is_empty() {
+                wanted.retain(|(dev, index, _)| self.devices[*dev].resources[*index].parent.is_none());
+                self.reset_windows(&wanted);
+                return Vec::new();
+            }
+            wanted.retain(|(dev, index, _)| {
+                let resource = self.devices[*dev].resources[*index];
+                resource.parent.is_none_or(|parent| self.is_released(resource, parent, missing))
+            });
+            for (dev, index, resource) in &wanted {
+                self.devices[*dev].resources[*index] = *resource;
+            }
         }
+        let mut failed = Vec::new();
+        for (dev, index, resource) in &wanted {
+            let is_needed = resource.size > 0 && !is_optional(*index);
+            if is_needed && !self.assign_resource(*dev, *index) {
+                failed.push((*dev, *index, *resource));
+            }
+        }
+        self.reset_windows(&failed);
+        let is_reset = |(dev, index): (usize, usize)| failed.iter().any(|(of, one, _)| (*of, *one) == (dev, index));
+        for (dev, index, resource) in &wanted {
+            if resource.size == 0 || is_optional(*index) {
+                self.devices[*dev].resources[*index] = resource.with_optional();
+                if !self.assign_resource(*dev, *index) {
+                    self.reset_windows(&[(*dev, *index, *resource)]);
+                }
+            } else if resource.optional > 0 && !is_reset((*dev, *index)) {
+                self.expand(*dev, *index);
+            }
+        }
+        failed.retain(|(_, index, _)| *index != ROM);
         failed
+    }
+
+    /// `pci_need_to_release`: whether what is assigned may be in the way of something of these kinds.
+    fn is_released(&self, resource: Resource, parent: Parent, missing: Flags) -> bool {
+        let in_prefetchable = matches!(parent, Parent::Window(dev, index)
+            if self.devices[dev].resources[index].flags.contains(Flags::PREFETCH));
+        if resource.is_io() {
+            missing.contains(Flags::IO)
+        } else if resource.flags.contains(Flags::PREFETCH) {
+            missing.contains(Flags::PREFETCH) || missing.contains(Flags::MEM) && !in_prefetchable
+        } else {
+            missing.contains(Flags::MEM)
+        }
+    }
+
+    /// `reset_resource`, as far as windows go.
+    fn reset_windows(&mut self, failed: &[Failed]) {
+        for (dev, index, _) in failed.iter().filter(|(_, index, _)| BRIDGE.contains(index)) {
+            self.devices[*dev].resources[*index] = Resource::default();
+        }
+    }
+
+    /// `pci_reassign_resource`: a window with all that is good to have, here or elsewhere, if there is room.
+    fn expand(&mut self, dev: usize, index: usize) {
+        let (name, own) = (self.resource_name(index), self.devices[dev].resources[index]);
+        let by = own.optional;
+        self.devices[dev].resources[index].parent = None;
+        let place = self.find_place(dev, own.with_optional());
+        let resource = match place {
+            Some((parent, span)) => Resource { start: span.start(), parent: Some(parent), ..own.with_optional() },
+            None => Resource { optional: 0, ..own },
+        };
+        self.devices[dev].resources[index] = resource;
+        match (self.release, place.is_some()) {
+            (Release::V6_1, true) => {
+                self.info(dev, format_args!("{name}: reassigned {resource} (expanded by {by:#x})"));
+            }
+            (Release::V6_1, false) => self.info(dev, format_args!("{name}: {resource} (failed to expand by {by:#x})")),
+            (Release::V6_15, true) => {
+                self.info(dev, format_args!("{name} {resource}: reassigned; expanded by {by:#x}"))
+            }
+            (Release::V6_15, false) => self.info(dev, format_args!("{name} {resource}: failed to expand by {by:#x}")),
+        }
     }
 
     /// `__dev_sort_resources`: host bridges, classless functions and working interrupt controllers.
@@ -100,15 +179,8 @@ impl Linux<'_> {
     pub(super) fn assign_resource(&mut self, dev: usize, index: usize) -> bool {
         self.devices[dev].resources[index].unset();
         let name = self.resource_name(index);
-        let wanted = self.devices[dev].resources[index];
-        let least = wanted.size - wanted.optional.min(wanted.size);
-        let mut place = self.find_place(dev, wanted);
-        if place.is_none() && least > 0 && least < wanted.size {
-            self.devices[dev].resources[index].size = least;
-            place = self.find_place(dev, self.devices[dev].resources[index]);
-        }
         let resource = self.devices[dev].resources[index];
-        let Some((parent, span)) = place else {
+        let Some((parent, span)) = self.find_place(dev, resource) else {
             let (space, failed) = match self.release {
                 Release::V6_1 => (": no space for ", ": failed to assign "),
                 Release::V6_15 => (": can't assign; no space", ": failed to assign"),
@@ -259,11 +331,6 @@ impl Linux<'_> {
             self.dump_resources(child);
         }
     }
-}
-
-/// What can be done without when a window is too small.
-fn is_optional(index: usize) -> bool {
-    index == ROM || IOV.contains(&index)
 }
 
 /// What the BAR and the register after it get.

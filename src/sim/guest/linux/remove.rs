@@ -1,7 +1,10 @@
 //! `remove` and `rescan` in sysfs (drivers/pci/remove.c, probe.c, setup-bus.c).
 
+use std::vec::Vec;
+
 use super::Linux;
-use super::resource::BRIDGE;
+use super::resource::{BRIDGE, Resource};
+use crate::sim::guest::space::hardest_first;
 
 impl Linux<'_> {
     /// `pci_stop_and_remove_bus_device`: drivers go first, then the structures.
@@ -56,12 +59,10 @@ impl Linux<'_> {
     pub(super) fn assign_unassigned_bridge_resources(&mut self, bridge: usize) {
         let Some(bus) = self.devices[bridge].subordinate else { return };
         self.size_bridges(bus);
-        for index in BRIDGE {
-            let window = self.devices[bridge].resources[index];
-            if window.exists() && window.parent.is_none() && window.size != 0 && !self.assign_resource(bridge, index) {
-                self.devices[bridge].resources[index] = super::resource::Resource::default();
-            }
-        }
+        let windows = BRIDGE.map(|index| (bridge, index, self.devices[bridge].resources[index]));
+        let is_wanted = |window: Resource| window.exists() && window.parent.is_none() && window.most() != 0;
+        let wanted: Vec<_> = windows.filter(|(_, _, window)| is_wanted(*window)).collect();
+        let _ = self.assign_list(hardest_first(wanted, |(_, _, window)| window.alignment()), true);
         let _ = self.bus_assign_resources(bus);
         self.setup_bridge(bus);
         self.reenable_device(bridge);

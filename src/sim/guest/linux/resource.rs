@@ -62,8 +62,9 @@ pub(super) struct Resource {
     pub(super) size: u64,
     /// Alignment, where it is not the size (windows, VF BARs).
     pub(super) align: Option<u64>,
-    /// Of the size, what may be left out when there is no room (`realloc_head`).
+    /// What is good to have besides (`realloc_head`), and the alignment with it.
     pub(super) optional: u64,
+    pub(super) optional_align: u64,
     pub(super) parent: Option<Parent>,
 }
 
@@ -94,6 +95,17 @@ impl Resource {
     /// `pci_resource_alignment`.
     pub(super) fn alignment(self) -> u64 {
         self.align.unwrap_or(self.size)
+    }
+
+    /// Its size with what is good to have.
+    pub(super) fn most(self) -> u64 {
+        self.size.saturating_add(self.optional)
+    }
+
+    /// As large as is good to have.
+    pub(super) fn with_optional(self) -> Self {
+        let align = self.align.map(|align| align.max(self.optional_align));
+        Self { size: self.most(), align, optional: 0, optional_align: 0, ..self }
     }
 
     /// `resource_contains`.

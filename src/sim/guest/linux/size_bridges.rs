@@ -50,20 +50,20 @@ impl Linux<'_> {
         if !window.exists() || window.parent.is_some() {
             return;
         }
-        let (mut small, mut large, mut align) = (0_u64, 0_u64, IO_STEP);
+        let (mut small, mut large, mut optional, mut align) = (0_u64, 0_u64, 0_u64, IO_STEP);
         for (_, resource) in self.unclaimed(bus, &|flags| flags.contains(Flags::IO)) {
             // Small ones may be moved out of the way of ISA aliases.
             let sum = if resource.size < 0x400 { &mut small } else { &mut large };
             *sum = sum.saturating_add(resource.size);
+            optional = optional.saturating_add(resource.optional);
             align = align.max(resource.alignment());
         }
         // calculate_iosize: of each KiB only the first 256 bytes are free of ISA aliases.
-        let needed = |small: u64| {
-            let spread = (small & 0xff).saturating_add((small & !0xff).saturating_mul(4));
-            align_up(spread.saturating_add(large), align)
-        };
+        let spread = (small & 0xff).saturating_add((small & !0xff).saturating_mul(4));
+        let size = spread.saturating_add(large);
         let extra = if self.devices[bridge].hotplug && !self.optional_is_needed { HOTPLUG_IO } else { 0 };
-        self.keep_size(bus, bridge, IO_WINDOW, needed(small), needed(small.max(extra)), align);
+        let most = align_up(size.max(extra).saturating_add(optional), align);
+        self.keep_size(bus, bridge, IO_WINDOW, align_up(size, align), most, [align; 2]);
     }
 
     /// `pbus_size_mem`.
@@ -73,7 +73,7 @@ impl Linux<'_> {
             return;
         }
         let (mut size, mut optional) = (0_u64, 0_u64);
-        let mut aligns = [0_u64; 44];
+        let (mut aligns, mut max_order) = ([0_u64; 44], 0);
         let mut add_align = MEMORY_STEP;
         for (number, resource) in self.unclaimed(bus, &|flags| fits(flags & KIND)) {
             let align = resource.alignment();
@@ -84,20 +84,21 @@ impl Linux<'_> {
                 continue;
             }
             let order = align.max(MEMORY_STEP).trailing_zeros() - 20;
+            max_order = max_order.max(order);
             size = size.saturating_add(taken);
             optional = optional.saturating_add(resource.optional);
+            add_align = add_align.max(resource.optional_align);
             if resource.size <= align
                 && let Some(sum) = aligns.get_mut(order as usize)
             {
                 *sum = sum.saturating_add(align);
             }
         }
-        let align = mem_align(&aligns);
+        let align = mem_align(&aligns, max_order);
         let extra = if self.devices[bridge].hotplug && !self.optional_is_needed { HOTPLUG_MEMORY } else { 0 };
         let needed = align_up(size, align);
-        let most = align_up(size.saturating_add(optional).max(extra), align.max(add_align));
-        let align = if optional > 0 { align.max(add_align) } else { align };
-        self.keep_size(bus, bridge, index, needed, most, align);
+        let most = align_up(size.max(extra).saturating_add(optional), align.max(add_align));
+        self.keep_size(bus, bridge, index, needed, most, [align, align.max(add_align)]);
     }
 
     /// What of a bus's devices has no place yet.
@@ -105,7 +106,7 @@ impl Linux<'_> {
         let devices = self.buses[bus].devices.iter().map(|dev| &self.devices[*dev]);
         let resources = devices.flat_map(|device| device.resources.iter().copied().enumerate());
         resources
-            .filter(|(_, one)| one.exists() && one.parent.is_none() && one.size > 0 && fits(one.flags))
+            .filter(|(_, one)| one.exists() && one.parent.is_none() && one.most() > 0 && fits(one.flags))
             .filter(|(_, one)| one.alignment().is_power_of_two())
             .collect()
     }
@@ -117,7 +118,7 @@ impl Linux<'_> {
         index: usize,
         needed: Option<u64>,
         most: Option<u64>,
-        align: u64,
+        [align, optional_align]: [u64; 2],
     ) {
         let window = &mut self.devices[bridge].resources[index];
         let (Some(needed), Some(most)) = (needed, most) else {
@@ -130,18 +131,19 @@ impl Linux<'_> {
             return;
         }
         window.flags.insert(Flags::UNSET);
-        window.size = most;
-        window.optional = most - needed.min(most);
+        window.size = needed;
         window.align = Some(align);
+        window.optional = most - needed.min(most);
+        window.optional_align = optional_align;
         self.buses[bus].sized = true;
     }
 }
 
-/// `calculate_mem_align`: the smallest alignment at which what is in the window can be packed.
-fn mem_align(aligns: &[u64]) -> u64 {
+/// `calculate_mem_align`: the smallest alignment at which what is in the window can be packed. Windows longer than their
+/// alignment count for the highest order only.
+fn mem_align(aligns: &[u64], max_order: u32) -> u64 {
     let (mut align, mut min_align) = (0_u64, MEMORY_STEP);
-    let orders = aligns.iter().rposition(|sum| *sum > 0).map_or(0, |last| last + 1);
-    for (order, sum) in aligns.iter().enumerate().take(orders) {
+    for (order, sum) in (0..=max_order).zip(aligns) {
         let step = MEMORY_STEP << order;
         if align == 0 {
             min_align = step;

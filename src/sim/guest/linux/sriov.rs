@@ -155,7 +155,8 @@ impl Linux<'_> {
             if all.exists() {
                 let size = all.size / total;
                 let start = all.start + size * u64::from(number);
-                self.devices[dev].resources[own] = Resource { start, size, align: None, optional: 0, ..all };
+                self.devices[dev].resources[own] =
+                    Resource { start, size, align: None, optional: 0, optional_align: 0, ..all };
             }
         }
         self.configure_device(dev);
