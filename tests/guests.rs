@@ -9,7 +9,7 @@ use pci_remap::sim::dump::{Dump, Resources};
 use pci_remap::sim::guest::life::Life;
 use pci_remap::sim::guest::{Boot, Device, DeviceTree, Kind, boot, lspci_tv};
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, VfBar, Windows, signature};
-use pci_remap::sim::platform::{Firmware, Platform, RootBridge};
+use pci_remap::sim::platform::{Firmware, Platform, RootBridge, RootWindow};
 use pci_remap::spec::bar::BarKind;
 use pci_remap::spec::express::PortType;
 use pci_remap::spec::header::{self, Command};
@@ -242,6 +242,41 @@ fn linux_leaves_a_bar_alone_for_which_a_claimed_window_has_no_room_but_freebsd_g
     let tree = boot(Kind::FreeBsd, &mut machine()).tree;
     assert!(tree.device(bdf("01:00.0")).unwrap().enabled);
     assert!(tree.device(bdf("00:01.0")).unwrap().windows[0].span.len() > 0x20_0000);
+}
+
+/// `__assign_resources_sorted`: windows for what may be plugged in leave what is needed its room.
+#[test]
+fn linux_places_what_is_needed_before_what_is_good_to_have() {
+    for kind in [Kind::Linux61, Kind::Linux615] {
+        let window = RootWindow { space: Space::Memory, span: span(0xe000_0000, 0x40_0000) };
+        let port = Blueprint::port(bdf("00:01.0"), PortType::RootPort, 0x01..=0x01, Windows::default()).with_services();
+        let card = endpoint("00:02.0").command(Command::empty()).bar(0, MEMORY, 0x1_0000, 0);
+        let mut machine = Builder::new().root(0x00..=0xff, &[window]).function(port).function(card).build().unwrap();
+        let boot = boot(kind, &mut machine);
+        let place = boot.tree.device(bdf("00:02.0")).unwrap().bars[0].span;
+        assert_eq!(place, Some(span(0xe000_0000, 0x1_0000)), "{:#?}", boot.log);
+        assert_eq!(boot.tree.device(bdf("00:01.0")).unwrap().windows[0].span, span(0xe010_0000, 0x20_0000), "{kind}");
+    }
+}
+
+/// `calculate_mem_align`: 6 MiB at a multiple of 2 MiB are behind a window at a multiple of 2 MiB.
+#[test]
+fn linux_aligns_a_window_as_the_longer_one_behind_it() {
+    for kind in [Kind::Linux61, Kind::Linux615] {
+        let closed = Windows::default();
+        let off = |address| endpoint(address).command(Command::empty());
+        let mut machine = Builder::new()
+            .root(0x00..=0xff, &[RootWindow { space: Space::Memory, span: span(0xe000_0000, 0x100_0000) }])
+            .endpoint(endpoint("00:02.0").bar(0, MEMORY, 0x10_0000, 0xe000_0000))
+            .root_port(bdf("00:01.0"), 0x01..=0x03, closed)
+            .switch(bdf("01:00.0"), 0x02..=0x03, closed, &[(bdf("02:00.0"), 0x03..=0x03, closed)])
+            .function(off("03:00.0").bar(0, MEMORY, 0x40_0000, 0).bar(1, MEMORY, 0x20_0000, 0))
+            .build()
+            .unwrap();
+        let boot = boot(kind, &mut machine);
+        let places = boot.tree.device(bdf("03:00.0")).unwrap().bars.iter().map(|bar| bar.span).collect::<Vec<_>>();
+        assert_eq!(places, [Some(span(0xe040_0000, 0x40_0000)), Some(span(0xe020_0000, 0x20_0000))], "{:#?}", boot.log);
+    }
 }
 
 #[test]

@@ -11,79 +11,29 @@ use std::thread;
 
 use collection::moves::{self, Kind as MoveKind, Move};
 use collection::{Folder, bundled, collected};
+use pci_remap::plan::{BaseAddresses, Cause};
 use pci_remap::sim::guest::life::{Failure, Fault, Life, Report, Step};
 use pci_remap::sim::guest::{Kind, Resource};
 use pci_remap::sim::machine::{
-    self, Blueprint, Capability, Conflict, Disagreement, ExtendedCapability, Machine, VfBar, signature,
+    self, Blueprint, Capability, Disagreement, ExtendedCapability, Machine, VfBar, signature,
 };
 use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
 use pci_remap::spec::express::PortType;
 use pci_remap::spec::type1;
-use pci_remap::{Bdf, Guest, Host, Space, Topology};
+use pci_remap::{Bdf, Guest, Host, Topology};
 use support::{MEMORY_64, bdf, guest, host, moved, nic, talk, windows};
 
 /// Moves of each kind that are tried on a machine, by both kernels.
 const TRIED: usize = 4;
 const KERNELS: [Kind; 2] = [Kind::Linux61, Kind::Linux615];
 
-/// What is known not to work. The list shrinks as rules are added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Known {
-    /// The guest put something on a real BAR of a function that left: both answer there.
-    VacatedAddressesReused,
-    /// The guest moved the windows of a port that passes through, as what moved is still found behind it; the real BARs
-    /// stayed.
-    WindowsMoved,
-    /// After bridges were removed there was no room for all windows, as they are not packed as firmware packed them.
-    NoRoom,
-    /// It happens without any move.
-    Bare,
-}
-
-impl Known {
-    fn of(failure: &Failure, vm: &Vm, bare: &Bare, one: &Move) -> Option<Self> {
-        let after_removal = matches!(failure.step, Step::RemoveBridges | Step::RemoveEverything);
-        let host = one.iter().find(|(_, Guest(guest))| *guest == failure.function).map(|(Host(host), _)| *host);
-        let fails_bare = host.and_then(|host| bare.failures.get(&host)).is_some_and(|step| *step <= failure.step);
-        match &failure.fault {
-            _ if fails_bare => Some(Self::Bare),
-            Fault::Complaint(line) if line.contains("can't enable device") && after_removal => Some(Self::NoRoom),
-            _ if vm.machine().conflicts().iter().any(|conflict| !bare.conflicts.contains(conflict)) => {
-                Some(Self::VacatedAddressesReused)
-            }
-            _ if after_removal && host.is_some_and(|host| is_cut_off(vm, host)) => Some(Self::WindowsMoved),
-            _ => None,
-        }
-    }
-}
-
-/// Whether a BAR that decodes is reached by nobody.
-fn is_cut_off(vm: &Vm, host: Bdf) -> bool {
-    let machine = vm.machine();
-    let function = machine.function(machine.original(host).unwrap());
-    let spans = function.bars().filter(|(bar, own)| own.kind.is_memory() && function.decodes(*bar));
-    let mut spans = spans.filter_map(|(bar, _)| function.bar_span(bar));
-    spans.any(|span| machine.decoders(Space::Memory, span.start()).is_empty())
-}
-
-/// A machine without a move.
-struct Bare {
-    /// The functions that do not live there, and from which step on.
-    failures: BTreeMap<Bdf, Step>,
-    conflicts: Vec<Conflict>,
-}
-
-impl Bare {
-    fn new(mut machine: Machine, kernel: Kind) -> Self {
-        let watched: Vec<_> = machine.functions().map(|(_, function)| function.bdf()).collect();
-        let mut life = Life::start(kernel, &mut machine, &watched).unwrap();
-        life.run_all();
-        let mut failures = BTreeMap::new();
-        for failure in &life.finish().failures {
-            failures.entry(failure.function).or_insert(failure.step);
-        }
-        Self { failures, conflicts: machine.conflicts().to_vec() }
-    }
+/// Whether a guest that finds these functions where they are fails at the same step.
+fn fails_without_a_move(machine: &Machine, kernel: Kind, one: &Move, failure: &Failure) -> bool {
+    let mut machine = machine.clone();
+    let hosts: Vec<_> = one.iter().map(|(Host(host), _)| *host).collect();
+    let mut life = Life::start(kernel, &mut machine, &hosts).unwrap();
+    life.run_all();
+    life.finish().failures.iter().any(|bare| bare.step == failure.step)
 }
 
 fn live(kind: Kind, vm: &mut Vm, watched: &[Bdf]) -> Report {
@@ -203,7 +153,12 @@ fn live_on_all(folders: Vec<Folder>) {
 struct Tally {
     lives: usize,
     whole: usize,
-    known: BTreeMap<(Known, Step), usize>,
+    /// Lives that fail as they do without a move, by the step.
+    bare: BTreeMap<Step, usize>,
+    /// Lives that fail as the planner warned, and are whole with virtual addresses.
+    warned: BTreeMap<Step, usize>,
+    /// Lives the planner warned of, and that are whole all the same.
+    warned_in_vain: usize,
     left_ports: usize,
     writes_to_left_ports: usize,
 }
@@ -212,8 +167,11 @@ impl Tally {
     fn add(&mut self, other: &Self) {
         self.lives += other.lives;
         self.whole += other.whole;
-        for (cause, count) in &other.known {
-            *self.known.entry(*cause).or_default() += count;
+        self.warned_in_vain += other.warned_in_vain;
+        for (own, others) in [(&mut self.bare, &other.bare), (&mut self.warned, &other.warned)] {
+            for (step, count) in others {
+                *own.entry(*step).or_default() += count;
+            }
         }
         self.left_ports += other.left_ports;
         self.writes_to_left_ports += other.writes_to_left_ports;
@@ -222,26 +180,29 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lives, whole, known, left_ports, writes_to_left_ports } = self;
-        write!(f, "{whole} of {lives} lives as they should be, known failures {known:?}; ")?;
+        let Self { lives, whole, bare, warned, warned_in_vain, left_ports, writes_to_left_ports } = self;
+        write!(f, "{whole} of {lives} lives as they should be, {warned_in_vain} of them with a warning; ")?;
+        write!(f, "failures without a move {bare:?}, with a warning {warned:?}; ")?;
         write!(f, "{writes_to_left_ports} writes reached {left_ports} ports left empty")
     }
 }
 
-/// What happened on the machines of a dump, and the first failure of each life that has one nobody knows.
+/// What happened on the machines of a dump, and what should not have: a life fails only as it does without a move, or
+/// as the planner warned, and then not with virtual addresses.
 fn live_on(folder: &Folder) -> (String, Vec<String>, Tally) {
     let (mut text, mut failures, mut total) = (String::new(), Vec::new(), Tally::default());
     for loaded in folder.machines() {
         let name = format!("{} {:04x}", folder.name(), loaded.segment);
         let mut machine = loaded.machine;
         let topology = topology(&mut machine).unwrap();
-        let bare = KERNELS.map(|kernel| (kernel, Bare::new(machine.clone(), kernel)));
         for kind in MoveKind::ALL {
             let mut tally = Tally::default();
             for (one, kernel) in lives(&topology, kind) {
-                let mut vm = Vm::start(machine.clone(), &moves::plan(&topology, &one)).unwrap();
+                let plan = moves::plan(&topology, &one);
+                let is_warned = plan.findings().any(|finding| is_warning(&finding.cause));
+                let mut fail = |what: String| failures.push(format!("{name} {kernel} {one:?}: {what}"));
+                let mut vm = Vm::start(machine.clone(), &plan).unwrap();
                 let report = live(kernel, &mut vm, &watched(&one));
-                let bare = bare.iter().find(|(of, _)| *of == kernel).map(|(_, bare)| bare).unwrap();
                 let left = left_ports(&topology, &report, &one);
                 tally.lives += 1;
                 tally.left_ports += left.len();
@@ -249,19 +210,28 @@ fn live_on(folder: &Folder) -> (String, Vec<String>, Tally) {
                 match report.failures.first() {
                     None => {
                         tally.whole += 1;
-                        let silent = one.iter().map(|(host, guest)| silent_bars(&mut vm, &report, *host, *guest));
-                        let silent: Vec<_> = silent.collect();
-                        if silent.iter().any(|bars| !bars.is_empty()) {
-                            failures.push(format!("{name} {kernel} {one:?}: BARs {silent:?} do not answer"));
-                        }
-                        if !damage(&vm).is_empty() {
-                            failures.push(format!("{name} {kernel} {one:?}: {:?}", damage(&vm)));
+                        tally.warned_in_vain += usize::from(is_warned);
+                        if let Some(flaws) = flaws(&mut vm, &report, &one) {
+                            fail(flaws);
                         }
                     }
-                    Some(first) => match Known::of(first, &vm, bare, &one) {
-                        Some(cause) => *tally.known.entry((cause, first.step)).or_default() += 1,
-                        None => failures.push(format!("{name} {kernel} {one:?}: {first}")),
-                    },
+                    Some(first) if fails_without_a_move(&machine, kernel, &one, first) => {
+                        *tally.bare.entry(first.step).or_default() += 1;
+                    }
+                    Some(first) => {
+                        *tally.warned.entry(first.step).or_default() += 1;
+                        if !is_warned {
+                            fail(format!("{first}, and nobody warned"));
+                        }
+                        let plan = plan.base_addresses(BaseAddresses::Virtual);
+                        let mut vm = Vm::start(machine.clone(), &plan).unwrap();
+                        let report = live(kernel, &mut vm, &watched(&one));
+                        let failure = report.failures.first().map(Failure::to_string);
+                        let wrong = failure.or_else(|| flaws(&mut vm, &report, &one));
+                        if let Some(wrong) = wrong {
+                            fail(format!("{wrong}, with virtual addresses, too"));
+                        }
+                    }
                 }
             }
             let _ = writeln!(text, "{name} {kind:?}: {tally}");
@@ -272,6 +242,19 @@ fn live_on(folder: &Folder) -> (String, Vec<String>, Tally) {
         }
     }
     (text, failures, total)
+}
+
+/// What is wrong at the end of a life without failures.
+fn flaws(vm: &mut Vm, report: &Report, one: &Move) -> Option<String> {
+    let silent: Vec<_> = one.iter().map(|(host, guest)| silent_bars(vm, report, *host, *guest)).collect();
+    let damage = damage(vm);
+    let is_well = silent.iter().all(Vec::is_empty) && damage.is_empty();
+    (!is_well).then(|| format!("BARs {silent:?} do not answer, {damage:?}"))
+}
+
+/// Whether it is about addresses the guest may give away.
+fn is_warning(cause: &Cause) -> bool {
+    matches!(cause, Cause::LeavesAddresses(_) | Cause::PlacedAnew(_))
 }
 
 /// Moves of a kind, each with both kernels.
@@ -299,7 +282,7 @@ fn windows_placed_anew_for_virtual_functions_are_no_harm() {
         let machine = support::machine([nic("02:00.0"), port, adapter.clone()]);
         let mut vm = moved(machine, &[("02:00.0", "01:01.0")]);
         let mut life = Life::start(kind, &mut vm, &[bdf("01:01.0"), bdf("03:00.0")]).unwrap();
-        // Removing everything leads to `Known::VacatedAddressesReused`.
+        // Removing everything is another matter (`Cause::PlacedAnew`).
         Step::ALL.into_iter().filter(|step| *step != Step::RemoveEverything).for_each(|step| life.run(step));
         let report = life.finish();
         assert!(report.boot.log.iter().any(|line| line.contains(" released")), "{:#?}", report.boot.log);

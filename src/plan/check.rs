@@ -14,7 +14,7 @@ use crate::topology::{Bar, Function};
 
 type MoveCheck = fn(&Plan<'_>, Relocation, &Function) -> Option<Finding>;
 
-const MOVE_CHECKS: [MoveCheck; 15] = [
+const MOVE_CHECKS: [MoveCheck; 16] = [
     address_occupied,
     no_way_to_the_bus,
     bridge_is_gone,
@@ -29,6 +29,7 @@ const MOVE_CHECKS: [MoveCheck; 15] = [
     root_window_unknown,
     leaves_siblings,
     leaves_addresses,
+    placed_anew,
     bus_reset_lost,
 ];
 
@@ -64,7 +65,11 @@ pub(super) fn findings(plan: &Plan<'_>, places: Places) -> impl Iterator<Item = 
         Err((function, cause)) => Finding { function, cause, evidence: None },
     });
     let hidden = plan.hidden().iter().filter_map(|host| has_fixed_addresses(plan.host().function(*host)?));
-    checks.chain(left_behind).chain(hidden).chain(followed)
+    let in_place = plan.in_place().flat_map(move |function| {
+        let bars = function.bars().filter_map(move |bar| bar_in_place(plan, function, bar));
+        bars.chain(function.sriov().map(|sriov| finding(function, Cause::SrIovHidden(sriov.total_vfs))))
+    });
+    checks.chain(left_behind).chain(hidden).chain(followed).chain(in_place)
 }
 
 fn finding(function: &Function, cause: Cause) -> Finding {
@@ -202,8 +207,38 @@ fn leaves_addresses(plan: &Plan<'_>, relocation: Relocation, function: &Function
     let is_shared = plan.host().bridge_to(bus).is_none() || plan.is_inhabited(bus);
     let bar = function.bars().find(|bar| bar.kind() != BarKind::Rom && is_reached(plan, relocation.host, bar))?;
     let moves = relocation.guest.0 != relocation.host.0;
-    (moves && is_shared && !plan.is_inert(Guest(relocation.host.0)))
+    (moves && is_shared && !plan.has_virtual_addresses() && !plan.is_inert(Guest(relocation.host.0)))
         .then(|| finding(function, Cause::LeavesAddresses(bus)).shown_by(function, bar.dword(function.header_type())))
+}
+
+/// Once bridges are removed and found again, Linux places all they forward anew, as firmware did not: the windows of a
+/// bridge the function is wired behind, where they are the guest's, and those beside it, where they are not.
+fn placed_anew(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let host = plan.host();
+    let bar = function.bars().find(|bar| bar.kind() != BarKind::Rom && is_reached(plan, relocation.host, bar))?;
+    if plan.has_virtual_addresses() || leaves_addresses(plan, relocation, function).is_some() {
+        return None;
+    }
+    let mut bus = relocation.host.0.bus();
+    // A bridge is on a lower bus than what is behind it, so the way up ends.
+    while let Some(above) = host.bridge_to(bus).filter(|above| above.bdf().0.bus() < bus) {
+        bus = above.bdf().0.bus();
+        if plan.passes_windows(above) || plan.may_place_beside(above) {
+            return Some(finding(function, Cause::PlacedAnew(above.bdf())).shown_by(above, window_of(above, bar)));
+        }
+    }
+    None
+}
+
+/// The register of the window that forwards a BAR.
+fn window_of(bridge: &Function, bar: &Bar) -> Dword {
+    let prefetchable = bridge.bridge().and_then(|bridge| bridge.prefetchable);
+    let is_prefetchable = prefetchable.zip(bar.span()).is_some_and(|(window, Host(span))| window.span.0.covers(span));
+    match bar.space() {
+        Space::Io => type1::IO_WINDOW,
+        Space::Memory if is_prefetchable => type1::PREFETCHABLE_WINDOW,
+        Space::Memory => type1::MEMORY_WINDOW,
+    }
 }
 
 fn bus_reset_lost(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
@@ -218,6 +253,17 @@ fn sibling_left_behind(plan: &Plan<'_>, host: Host<Bdf>, number: u8) -> Option<F
     let is_gone = plan.occupant(place).is_none() && !plan.is_inert(place);
     let stranded = host.0.function() == 0 && stays && is_gone;
     stranded.then_some(Finding { function: host, cause: Cause::SiblingLeftBehind(sibling), evidence: None })
+}
+
+/// Of a function that stays, hardware decodes what firmware gave an address.
+fn bar_in_place(plan: &Plan<'_>, function: &Function, bar: &Bar) -> Option<Finding> {
+    let cause = match bar.span() {
+        _ if bar.kind() == BarKind::Rom => return None,
+        None => Cause::BarUnassigned(bar.number()),
+        Some(_) if !is_reached(plan, function.bdf(), bar) => Cause::BarUnreached(bar.number()),
+        Some(_) => return None,
+    };
+    Some(finding(function, cause).shown_by(function, bar.dword(function.header_type())))
 }
 
 fn bar_finding(

@@ -30,10 +30,10 @@ pub struct Evidence {
     pub value: u32,
 }
 
-/// Something about one move or one hidden function.
+/// Something about one move, one hidden function, or one that stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Finding {
-    /// The function that is moved or hidden.
+    /// The function that is moved or hidden; where addresses are virtual, also one that stays.
     pub function: Host<Bdf>,
     /// What it is.
     pub cause: Cause,
@@ -62,6 +62,9 @@ pub enum Cause {
     /// The addresses of its BARs are free to the guest and forwarded to this bus as before: what the guest puts there
     /// answers together with it.
     LeavesAddresses(u8),
+    /// This bridge forwards its addresses. A guest that places anew what it finds may move the windows away, or give the
+    /// addresses to something else.
+    PlacedAnew(Host<Bdf>),
     /// Nothing is wired behind the destination port, and no bridge has just what the guest finds there behind it: a reset
     /// of the bus (Secondary Bus Reset) does not reach the function.
     BusResetLost(Guest<Bdf>, Host<Bdf>),
@@ -139,6 +142,7 @@ impl Finding {
             | Cause::BootDisplay
             | Cause::FoundBy(Way::ConventionalBridge | Way::AsIs, ..)
             | Cause::LeavesAddresses(_)
+            | Cause::PlacedAnew(_)
             | Cause::BusResetLost(..)
             | Cause::LeavesSiblings(_) => Grade::Risk,
             Cause::FoundBy(Way::AriChain | Way::UpstreamPort, ..)
@@ -216,7 +220,11 @@ impl fmt::Display for Cause {
             Self::LeavesSiblings(sibling) => write!(f, "{sibling} stays behind; a driver that pairs them will miss it"),
             Self::LeavesAddresses(bus) => write!(
                 f,
-                "the guest may give the addresses it leaves to another function of bus {bus:02x}, unless a placeholder keeps them"
+                "the guest may give the addresses it leaves to another function of bus {bus:02x}, unless a placeholder keeps them, or addresses are virtual"
+            ),
+            Self::PlacedAnew(bridge) => write!(
+                f,
+                "where bridges are removed and found again, the guest may move what {bridge} forwards away, or give it to others, unless addresses are virtual"
             ),
             Self::BusResetLost(guest, port) => {
                 write!(f, "a bus reset by {port} does not reach {guest}: it is wired elsewhere, and not alone")

@@ -26,7 +26,8 @@ use thiserror::Error;
 
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::remapper::Remapper;
-use crate::topology::{Topology, TopologyView};
+use crate::spec::header::HeaderType;
+use crate::topology::{Function, Topology, TopologyView};
 
 /// Most functions one plan moves, and most it hides.
 pub const MAX_MOVES: usize = 64;
@@ -46,6 +47,21 @@ pub enum BusNumbers {
     Virtual,
 }
 
+/// What becomes of addresses the guest gives to functions and bridges that stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
+pub enum BaseAddresses {
+    /// They are hardware's, and what is not touched needs no exit: right for systems that keep what firmware chose, as
+    /// Linux and FreeBSD do until somebody removes bridges and scans again. What the guest then gives to a function that
+    /// stays may be where hardware decodes one that left.
+    #[default]
+    Hardware,
+    /// BARs and windows stay as they are in hardware, those of functions that stay, too; the guest places all as it
+    /// likes, and it is mapped. For firmware that places everything anew, and for systems that may. Every function with
+    /// a BAR and every bridge is touched, and those that stay show no SR-IOV.
+    Virtual,
+}
+
 /// Moves and hidden functions, to be checked against a topology and built into a [`Remapper`].
 #[derive(Debug, Clone)]
 pub struct Plan<'t> {
@@ -54,6 +70,7 @@ pub struct Plan<'t> {
     hidden: Vec<Host<Bdf>, MAX_MOVES>,
     reserved: Vec<Guest<Span>, MAX_RESERVED>,
     bus_numbers: BusNumbers,
+    base_addresses: BaseAddresses,
     policy: Policy,
     ways: Vec<way::Choice, MAX_MOVES>,
     vacated: Vacated,
@@ -121,6 +138,7 @@ impl<'t> Plan<'t> {
             hidden: Vec::new(),
             reserved: Vec::new(),
             bus_numbers: BusNumbers::Hardware,
+            base_addresses: BaseAddresses::Hardware,
             policy: Policy::Transparent,
             ways: Vec::new(),
             vacated: Vacated::Empty,
@@ -208,6 +226,13 @@ impl<'t> Plan<'t> {
         self
     }
 
+    /// Says what becomes of addresses the guest gives to functions and bridges that stay.
+    #[must_use]
+    pub fn base_addresses(mut self, base_addresses: BaseAddresses) -> Self {
+        self.base_addresses = base_addresses;
+        self
+    }
+
     /// Says how much the guest is given of functions that are moved from here on; [`Self::with`] says it for one.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
@@ -287,6 +312,26 @@ impl<'t> Plan<'t> {
 
     pub(crate) fn has_virtual_bus_numbers(&self) -> bool {
         self.bus_numbers == BusNumbers::Virtual
+    }
+
+    pub(crate) fn has_virtual_addresses(&self) -> bool {
+        self.base_addresses == BaseAddresses::Virtual
+    }
+
+    /// The functions that keep their place but, as addresses are virtual, not what they decode there. Nobody places host
+    /// bridges, and what has fixed addresses.
+    pub(crate) fn in_place(&self) -> impl Iterator<Item = &'t Function> {
+        self.host.functions().iter().filter(|function| {
+            let has_addresses = function.bars().next().is_some() || function.header_type() == HeaderType::Type1;
+            let is_placed = function.bridge().is_none() && !function.class().is_host_bridge();
+            let is_fixed = function.enhanced_allocation().is_some_and(|allocation| allocation.enabled);
+            self.has_virtual_addresses()
+                && is_placed
+                && !is_fixed
+                && has_addresses
+                && self.relocation_of(function.bdf()).is_none()
+                && self.stays(function.bdf())
+        })
     }
 
     pub(crate) fn reserved(&self) -> &[Guest<Span>] {

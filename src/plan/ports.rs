@@ -1,5 +1,6 @@
 //! What each bridge becomes in the guest's view.
 
+use super::way::has_hot_plug;
 use super::{BusNumbers, Plan, Way};
 use crate::address::{Bdf, Host};
 use crate::spec::express::{self, PortType};
@@ -14,7 +15,7 @@ pub(crate) enum Role {
     Guarded,
     /// Nothing left it, but something moved in.
     Destination,
-    /// Neither, but something wired behind it moved among the buses there, or bus numbers are virtual.
+    /// Neither, but something wired behind it moved among the buses there, or bus numbers or addresses are virtual.
     Bystander,
 }
 
@@ -47,7 +48,10 @@ impl<'t> Plan<'t> {
             if self.is_inhabited(bridge.secondary) { Role::Guarded } else { Role::Vacant }
         } else if way.is_some() || self.gained(bridge) {
             Role::Destination
-        } else if self.has_moved_behind(bridge) || self.bus_numbers == BusNumbers::Virtual {
+        } else if self.has_moved_behind(bridge)
+            || self.bus_numbers == BusNumbers::Virtual
+            || self.has_virtual_addresses()
+        {
             Role::Bystander
         } else {
             return None;
@@ -98,6 +102,27 @@ impl<'t> Plan<'t> {
             let bdf = function.bdf();
             let leaves = self.relocation_of(bdf).is_some_and(|relocation| !behind(bridge, relocation.guest.0));
             behind(bridge, bdf.0) && (leaves || self.hidden().contains(&bdf))
+        })
+    }
+
+    /// Whether the guest's windows of the bridge are hardware's.
+    pub(super) fn passes_windows(&self, bridge: &Function) -> bool {
+        bridge.bridge().is_some_and(|bridge| !self.lost(bridge))
+    }
+
+    /// Whether the guest has something to place on the bus of a bridge, besides what is behind that one: the windows of
+    /// another, if something is found or may be plugged in there, and below a bridge also BARs.
+    pub(super) fn may_place_beside(&self, bridge: &Function) -> bool {
+        let bus = bridge.bdf().0.bus();
+        let is_root_bus = self.host().bridge_to(bus).is_none();
+        self.guest_bus(bus).filter(|(_, host)| *host != bridge.bdf()).any(|(_, host)| {
+            let Some(other) = self.host().function(host) else { return false };
+            match other.bridge() {
+                Some(behind) => {
+                    has_hot_plug(other) || (behind.secondary..=behind.subordinate).any(|bus| self.is_inhabited(bus))
+                }
+                None => !is_root_bus && self.stays(host) && other.bars().next().is_some(),
+            }
         })
     }
 

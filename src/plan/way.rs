@@ -99,7 +99,7 @@ impl Plan<'_> {
     }
 }
 
-fn has_hot_plug(port: &Function) -> bool {
+pub(super) fn has_hot_plug(port: &Function) -> bool {
     port.express().is_some_and(|express| {
         express.register(0) & express::SLOT_IMPLEMENTED != 0
             && express.register(express::SLOT_CAPABILITIES) & express::HOT_PLUG_CAPABLE != 0

@@ -36,6 +36,7 @@ impl<const F: usize> Remapper<F> {
         self.add_hidden(plan)?;
         self.add_inert(plan)?;
         self.add_ports(plan)?;
+        self.add_in_place(plan)?;
         self.add_event_collectors(plan)?;
         for found in followed.iter().flatten() {
             self.add_virtual_functions(plan, found)?;
@@ -124,13 +125,24 @@ impl<const F: usize> Remapper<F> {
         for port in plan.ports() {
             // A destination port that shows as it is, and resets nothing that moved, needs no look.
             let is_plain = port.way.is_none() && !port.has_empty_link && !plan.has_moved_behind(port.bridge);
-            if port.role == Role::Destination && is_plain && !plan.has_virtual_bus_numbers() {
+            let all_are_touched = plan.has_virtual_bus_numbers() || plan.has_virtual_addresses();
+            if port.role == Role::Destination && is_plain && !all_are_touched {
                 continue;
             }
             let bdf = port.function.bdf();
             if plan.stays(bdf) {
-                self.add(Touched::port(&port).map_err(|TooManyRules| PlanError::TooManyRegisters(bdf))?)?;
+                let in_place = plan.has_virtual_addresses();
+                let touched = if in_place { Touched::port_in_place(plan, &port) } else { Touched::port(&port) };
+                self.add(touched.map_err(|TooManyRules| PlanError::TooManyRegisters(bdf))?)?;
             }
+        }
+        Ok(())
+    }
+
+    fn add_in_place(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        for function in plan.in_place() {
+            let in_place = Touched::in_place(plan, function);
+            self.add(in_place.map_err(|TooManyRules| PlanError::TooManyRegisters(function.bdf()))?)?;
         }
         Ok(())
     }

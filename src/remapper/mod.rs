@@ -8,6 +8,7 @@ mod event;
 mod explain;
 mod express;
 mod guarded_port;
+mod in_place;
 mod index;
 mod inert;
 mod lists;

@@ -89,7 +89,7 @@ impl Touched {
     }
 
     /// A BAR keeps the size firmware gave it: what is mapped, and what other functions have beside it, depends on it.
-    fn offer_only_this_size(&mut self, function: &Function) -> Result<(), TooManyRules> {
+    pub(super) fn offer_only_this_size(&mut self, function: &Function) -> Result<(), TooManyRules> {
         let Some(resizable) = function.resizable_bars() else { return Ok(()) };
         for (bar, control) in (0..).zip(resizable.controls.into_iter().flatten()) {
             let shown = resizable_bar::offer_only(resizable_bar::size(control), control);

@@ -75,7 +75,7 @@ impl Touched {
         let mut rules = self.rules.because(Reason::BusNumbers);
         rules.keep(type1::BUS_NUMBERS, !0, !0, numbers)?;
         rules.set_off(type1::BUS_NUMBERS, Effect::BusNumbers)?;
-        if self.restores.is_empty() {
+        if !self.restores.iter().any(|setting| setting.dword == type1::BUS_NUMBERS) {
             // The guest brings back all else.
             self.restore(type1::BUS_NUMBERS, !0, numbers);
         }

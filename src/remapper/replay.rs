@@ -296,25 +296,29 @@ impl Touched {
     /// A replay writes what leads a bridge to the function behind it.
     pub(super) fn restore_bridge(&mut self, function: &Function, express: Option<&Express>) {
         self.restore_bars(function);
+        if function.header_type() == HeaderType::Type1 {
+            self.restore(type1::BUS_NUMBERS, !0, function.header(type1::BUS_NUMBERS));
+            self.restore_windows(function);
+            self.restore(type1::BRIDGE_CONTROL, 0xffff_0000, function.header(type1::BRIDGE_CONTROL));
+        }
+        if let Some(express) = express {
+            self.restore_agreements(express);
+        }
+        self.restore(header::COMMAND, 0xffff, u32::from((function.command() | Command::FORWARDING).bits()));
+    }
+
+    pub(super) fn restore_windows(&mut self, function: &Function) {
         let windows = [
-            (type1::BUS_NUMBERS, !0),
             (type1::IO_WINDOW, 0xffff),
             (type1::MEMORY_WINDOW, !0),
             (type1::PREFETCHABLE_WINDOW, !0),
             (type1::PREFETCHABLE_BASE_UPPER, !0),
             (type1::PREFETCHABLE_LIMIT_UPPER, !0),
             (type1::IO_UPPER, !0),
-            (type1::BRIDGE_CONTROL, 0xffff_0000),
         ];
-        if function.header_type() == HeaderType::Type1 {
-            for (dword, mask) in windows {
-                self.restore(dword, mask, function.header(dword));
-            }
+        for (dword, mask) in windows {
+            self.restore(dword, mask, function.header(dword));
         }
-        if let Some(express) = express {
-            self.restore_agreements(express);
-        }
-        self.restore(header::COMMAND, 0xffff, u32::from((function.command() | Command::FORWARDING).bits()));
     }
 
     /// A replay writes what both ends of a link agreed on.
@@ -340,7 +344,7 @@ impl Touched {
 
     fn replay(&self) -> impl Iterator<Item = HostWrite> {
         // A bridge is also prepared anew; a moved function is awake, or the guest would not have seen it ready.
-        let preparation = self.preparation.iter().filter(|_| self.windows.is_empty());
+        let preparation = self.preparation.iter().filter(|_| self.is_bridge);
         let host = self.host;
         self.restores.iter().chain(preparation).map(move |setting| setting.of(host))
     }

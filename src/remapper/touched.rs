@@ -39,6 +39,8 @@ pub(super) struct Touched {
     pub(super) reach: Reach,
     /// Whether it has windows of ports.
     pub(super) has_ports: bool,
+    /// Whether it is a bridge, which a replay prepares anew.
+    pub(super) is_bridge: bool,
     /// For a bridge by which the guest can reset moved functions.
     pub(super) bus_reset: Option<BusReset>,
     /// Whether nothing of it is the hardware's: it stands where a function was that the guest finds elsewhere, or not.
@@ -94,6 +96,7 @@ impl Touched {
             is_decoding: false,
             reach: Reach::NONE,
             has_ports: false,
+            is_bridge: function.bridge().is_some(),
             bus_reset: None,
             is_inert: false,
             leads: None,
@@ -211,11 +214,22 @@ impl Touched {
 
     /// Keeps a BAR in the shadow.
     pub(super) fn keep_bar(&mut self, header_type: HeaderType, bar: &Bar, address: u64) -> Result<(), TooManyRules> {
+        self.keep_bar_of(shown_size(bar), header_type, bar, address)
+    }
+
+    /// Keeps a BAR in the shadow, with this size.
+    pub(super) fn keep_bar_of(
+        &mut self,
+        size: u64,
+        header_type: HeaderType,
+        bar: &Bar,
+        address: u64,
+    ) -> Result<(), TooManyRules> {
         let kind = bar.kind();
         let dword = bar.dword(header_type);
         let reason = if kind == BarKind::Rom { Reason::Rom } else { Reason::Bar };
         let effect = if kind == BarKind::Rom { Effect::Decoding } else { Effect::Placing };
-        self.keep_address(reason, effect, dword, kind, shown_size(bar), address)?;
+        self.keep_address(reason, effect, dword, kind, size, address)?;
         // A ROM decodes only while the guest enables it, as it may share its decoder with a BAR (7.5.1.2.4); its
         // address in hardware stays.
         let is_rom = kind == BarKind::Rom && bar.span().is_some();
@@ -266,6 +280,8 @@ impl Touched {
             reach: _,
             // It follows from the windows.
             has_ports: _,
+            // It follows from the host's address.
+            is_bridge: _,
         } = self;
         fingerprint.add(host.routing_id());
         fingerprint.add(guest.map_or(u32::MAX, |guest| guest.routing_id().into()));

@@ -159,7 +159,7 @@ impl Linux<'_> {
             }
             (Release::V6_1, false) => self.info(dev, format_args!("{name}: {resource} (failed to expand by {by:#x})")),
             (Release::V6_15, true) => {
-                self.info(dev, format_args!("{name} {resource}: reassigned; expanded by {by:#x}"))
+                self.info(dev, format_args!("{name} {resource}: reassigned; expanded by {by:#x}"));
             }
             (Release::V6_15, false) => self.info(dev, format_args!("{name} {resource}: failed to expand by {by:#x}")),
         }
