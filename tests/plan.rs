@@ -2,7 +2,7 @@
 
 mod support;
 
-use pci_remap::plan::Way;
+use pci_remap::plan::{Cause, Vacated, Way};
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, FixedRange, Machine, Windows};
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::bar::BarKind;
@@ -40,6 +40,27 @@ fn the_talks_move_is_explained_and_possible() {
             PLACED_ANEW,
         ]
     );
+}
+
+/// What is warned of is that something else may be placed where hardware still forwards, or that it does not any more.
+#[test]
+fn windows_that_may_be_placed_anew_are_named() {
+    let warnings = |ports: &[&str], moves: &[(&str, &str)]| {
+        let endpoints = [card("02:00.0", 0xe100_0000), card("02:00.1", 0xe110_0000), card("03:00.0", 0xe200_0000)];
+        let builder = Builder::new().root(0..=0xff, &[Builder::LOW_MEMORY]);
+        let builder = (2_u8..).zip(ports).fold(builder, |builder, (bus, port)| {
+            builder.root_port(bdf(port), bus..=bus, windows(0xdf00_0000 + u64::from(bus) * 0x100_0000))
+        });
+        let mut machine = endpoints.into_iter().take(ports.len() + 1).fold(builder, Builder::endpoint).build().unwrap();
+        let plan = Plan::new(scan(&mut machine)).vacated(Vacated::Placeholder);
+        let plan = moves.iter().try_fold(plan, |plan, (from, to)| plan.relocate(host(from), guest(to))).unwrap();
+        let causes = plan.findings().map(|finding| finding.cause);
+        causes.filter(|cause| matches!(cause, Cause::PlacedAnew(_))).collect::<Vec<_>>()
+    };
+    let placed_anew = Cause::PlacedAnew(host("00:01.0"));
+    assert_eq!(warnings(&["00:01.0"], &[("02:00.1", "00:05.0")]), [], "nothing else is placed beside the port");
+    assert_eq!(warnings(&["00:01.0", "00:02.0"], &[("02:00.1", "00:05.0")]), [placed_anew], "another port is");
+    assert_eq!(warnings(&["00:01.0"], &[("02:00.1", "02:00.2")]), [placed_anew], "the port's windows are the guest's");
 }
 
 #[test]

@@ -139,7 +139,8 @@ fn plan<'t>(job: &Job, topology: &'t Topology<FUNCTIONS>, hardware: &Hardware) -
     }
     // What a function of this machine leaves are this machine's addresses, which the guest has not.
     let is_moot = |finding: &Finding| {
-        matches!(finding.cause, Cause::LeavesAddresses(_)) && hardware.is_from_vfio(finding.function)
+        matches!(finding.cause, Cause::LeavesAddresses(_) | Cause::PlacedAnew(_))
+            && hardware.is_from_vfio(finding.function)
     };
     let mut errors = String::new();
     for finding in plan.findings().filter(|finding| !is_moot(finding)) {
