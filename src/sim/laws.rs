@@ -310,10 +310,10 @@ impl<'t> Session<'t> {
                 power_management::CONTROL,
                 u32::from(state) & power_management::POWER_STATE,
             ),
-            Step::PowerOfBridge(index, state) => {
+            Step::PowerOfBridge(index, sleeps) => {
                 let bridge = self.target(Target::Bridge(index));
                 let Some(function) = self.topology.view().function(Host(bridge)) else { return };
-                let state = u32::from(state) & power_management::POWER_STATE;
+                let state = if sleeps { power_management::D3_HOT } else { 0 };
                 self.write_half(bridge, function, CapabilityId::POWER_MANAGEMENT, power_management::CONTROL, state);
             }
             Step::Reset(index, true) => self.write_capability(

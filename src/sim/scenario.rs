@@ -167,8 +167,10 @@ pub struct SrIovSketch {
     pub offset: u8,
     /// VF Stride, 1 to 4.
     pub stride: u8,
-    /// VF BARs 0 and 2: exponents of 4 to 64 KiB, and whether it is prefetchable and has 64 bits, or neither.
-    pub bars: [Option<(u8, bool)>; 2],
+    /// VF BAR 0: an exponent of 4 to 64 KiB, and whether it is prefetchable and has 64 bits, or neither.
+    pub bar: (u8, bool),
+    /// VF BAR 2.
+    pub other_bar: Option<(u8, bool)>,
     /// Whether firmware placed the VF BARs.
     pub is_placed: bool,
 }
@@ -225,8 +227,8 @@ pub enum Step {
     VirtualFunctions(u8, u8, bool, bool),
     /// Writes PowerState of a moved function.
     Power(u8, u8),
-    /// Writes PowerState of a bridge.
-    PowerOfBridge(u8, u8),
+    /// Puts a bridge to sleep, or wakes it.
+    PowerOfBridge(u8, bool),
     /// Orders a Function Level Reset of a moved function, by Device Control or by Advanced Features.
     Reset(u8, bool),
     /// The host resets a moved function.
@@ -595,9 +597,12 @@ impl FunctionSketch {
             let port_type = if on_root { PortType::RootComplexIntegratedEndpoint } else { PortType::Endpoint };
             blueprint = blueprint.capability(&Capability::Express(port_type));
         }
+        // Virtual Functions of a device behind a link are at numbers only ARI leads to.
+        let has_vfs = self.capabilities.iter().any(|capability| matches!(capability, CapabilitySketch::SrIov(_)));
+        let chain = Some(CapabilitySketch::Ari).filter(|_| has_vfs && !on_root);
         let mut had = Vec::new();
-        for capability in &self.capabilities {
-            let kind = core::mem::discriminant(capability);
+        for capability in self.capabilities.iter().copied().chain(chain) {
+            let kind = core::mem::discriminant(&capability);
             if !had.contains(&kind) {
                 had.push(kind);
                 blueprint = capability.add(blueprint, next, room, is_express);
@@ -649,8 +654,8 @@ impl SrIovSketch {
     fn capability(self, room: &mut Room) -> ExtendedCapability {
         let total = u16::from(self.total % 8) + 1;
         let mut bars = Vec::new();
-        for (bar, index) in self.bars.into_iter().zip([0, 2]) {
-            let Some((exponent, is_wide)) = bar else { continue };
+        let others = self.other_bar.map(|bar| (2, bar));
+        for (index, (exponent, is_wide)) in core::iter::once((0, self.bar)).chain(others) {
             let size = 0x1000 << (exponent % 5);
             let (kind, free) = if is_wide {
                 (BarKind::Memory64 { prefetchable: true }, &mut room.prefetchable)
