@@ -104,7 +104,8 @@ impl Areas {
 
     /// A function reaches there, and no longer where it did before; most have no ports. Whether others may be there, or
     /// were before; no means no.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "switching decoding on and off goes through here, and is counted")]
     pub(super) fn move_to(&mut self, reach: Reach, before: Reach, has_ports: bool) -> bool {
         let meets_memory = self.memory.leave(before.memory) | self.memory.enter(reach.memory);
         if has_ports { meets_memory | self.io.leave(before.io) | self.io.enter(reach.io) } else { meets_memory }
@@ -138,17 +139,13 @@ impl<const BLOCK: u32> Crowd<BLOCK> {
             return false;
         }
         let [first, last] = [range.first, range.last].map(|address| usize::try_from(address >> BLOCK).unwrap_or(0));
-        let last = last.min(first.saturating_add(BLOCKS - 1));
-        let mut others = 0;
-        let mut block = first;
-        loop {
-            if let Some(count) = self.0.get_mut(block % BLOCKS) {
-                others |= change(count);
-            }
-            if block >= last {
-                return others != 0;
-            }
-            block = block.wrapping_add(1);
-        }
+        let mut change = |block: usize| self.0.get_mut(block % BLOCKS).map_or(0, &change);
+        // Most functions fit into two.
+        let others = match last.wrapping_sub(first) {
+            0 => change(first),
+            1 => change(first) | change(last),
+            _ => (first..=last).take(BLOCKS).fold(0, |others, block| others | change(block)),
+        };
+        others != 0
     }
 }
