@@ -171,8 +171,15 @@ impl Window {
         } else if slot.is_unmap() {
             MapOp::Unmap { guest: Guest(self.part_at(self.applied)), space }
         } else {
-            MapOp::Conceal { guest: Guest(self.bar.0), space }
+            self.concealment()
         }
+    }
+
+    /// Only at the start.
+    #[cold]
+    #[inline(never)]
+    const fn concealment(&self) -> MapOp {
+        MapOp::Conceal { guest: Guest(self.bar.0), space: self.space }
     }
 
     /// Takes note of a change that is in force.
