@@ -384,10 +384,8 @@ impl<const F: usize> Remapper<F> {
                 self.events.note(Event::WithoutPlace { function, guest, space });
             }
         }
-        own.due = (0..).zip(&own.windows).fold(own.due.but_windows(), |mut due, (number, window)| {
-            due.add_window(number, window);
-            due
-        });
+        own.due = own.due.but_windows();
+        own.windows.iter().for_each(|window| own.due.add_window(window));
         self.pending.add(index, own.due);
     }
 }
@@ -467,10 +465,9 @@ impl Claims {
     /// Adds all windows of a function, and has them where these registers say.
     #[inline]
     fn add_all(&mut self, windows: &mut [Window], rules: &Rules, command: u32) {
-        let mut number = 0;
         for window in windows {
             let claim = window.claim(rules, command);
-            self.due.add_window(number, window);
+            self.due.add_window(window);
             // All parts of a BAR claim it together.
             if let Some(span) = claim
                 && window.claims_memory
@@ -478,7 +475,6 @@ impl Claims {
             {
                 self.meet = true;
             }
-            number = number.wrapping_add(1);
         }
     }
 }

@@ -118,9 +118,14 @@ impl Due {
         self.0 == 0
     }
 
-    #[inline]
-    pub(super) const fn add(&mut self, stage: Stage, window: u32) {
-        self.0 |= 1_u64.wrapping_shl((stage as u32).wrapping_add(window));
+    /// The mapping of a window of this number.
+    pub(super) const fn mapping(window: usize) -> Self {
+        Self(1 << (Stage::Map as usize + (window & 0xf)))
+    }
+
+    /// Notes that the host's BAR is to be concealed where this window is the first part of it.
+    pub(super) const fn add_concealment(&mut self, window: &Window) {
+        self.0 |= window.mapping.0 >> (Stage::Map as u32 - Stage::Conceal as u32);
     }
 
     #[inline]
@@ -156,15 +161,15 @@ impl Due {
 
     /// Notes whether a window is to come or to go.
     #[inline]
-    pub(super) const fn add_window(&mut self, number: u32, window: &Window) {
+    pub(super) const fn add_window(&mut self, window: &Window) {
         if window.applied == window.wanted {
             return;
         }
         if window.wanted != 0 {
-            self.add(Stage::Map, number);
+            self.0 |= window.mapping.0;
         }
         if window.applied != 0 {
-            self.add(Stage::Unmap, number);
+            self.0 |= window.mapping.0 >> (Stage::Map as u32 - Stage::Unmap as u32);
         }
     }
 }
@@ -309,10 +314,10 @@ impl<const F: usize> Remapper<F> {
     #[cold]
     fn waiting(&self, touched: &Touched) -> Due {
         let mut waiting = Due::NOTHING;
-        for (number, window) in (0..).zip(&touched.windows) {
+        for window in &touched.windows {
             let is_taken = |span| self.is_stale(window.space, span);
             if window.is_stale() || window.span_at(window.wanted).is_some_and(is_taken) {
-                waiting.add(Stage::Map, number);
+                waiting.0 |= window.mapping.0;
             }
         }
         waiting

@@ -6,7 +6,7 @@ use heapless::Vec;
 use super::area::Reach;
 use super::bus_reset::BusReset;
 use super::lists::hide_extended_capabilities;
-use super::pending::{Due, Stage};
+use super::pending::Due;
 use super::reason::Reason;
 use super::replay::Power;
 use super::rule::{Effect, Rules, TooManyRules};
@@ -182,13 +182,13 @@ impl Touched {
     ) {
         self.has_ports |= !kind.is_memory();
         for (offset, len, backing) in trapped.parts(size) {
-            let number = u32::try_from(self.windows.len()).unwrap_or(0);
             // A BAR below a page has the rest of its page mapped too, where that holds nothing else.
             let host_len = match backing {
                 Backing::Direct => len,
                 Backing::Trapped => len.min(host.0.len().saturating_sub(offset)),
             };
-            let added = self.windows.push(Window {
+            let window = Window {
+                mapping: Due::mapping(self.windows.len()),
                 registers: Registers::of(dword, kind),
                 bar: host,
                 size,
@@ -204,11 +204,13 @@ impl Touched {
                 claim: 0,
                 wanted: 0,
                 applied: 0,
-            });
-            // The BAR is concealed with its first part. There is room for all.
-            if added.is_ok() && offset == 0 {
-                self.due.add(Stage::Conceal, number);
+            };
+            // The BAR is concealed with its first part.
+            if offset == 0 {
+                self.due.add_concealment(&window);
             }
+            // There is room for all.
+            let _ = self.windows.push(window);
         }
     }
 

@@ -1,7 +1,7 @@
 //! A BAR of a moved or hidden function: what its registers ask for, and what the second stage has.
 
 use super::Translation;
-use super::pending::Slot;
+use super::pending::{Due, Slot};
 use super::rule::{Place, Rules};
 use super::state::Fingerprint;
 use crate::access::Dword;
@@ -17,6 +17,8 @@ const ADDRESS_LIMIT: u64 = 1 << 52;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
     pub(super) registers: Registers,
+    /// The change that maps it.
+    pub(super) mapping: Due,
     /// What hardware decodes for all of the BAR.
     pub(super) bar: Host<Span>,
     /// The size of the BAR the guest finds, in bytes.
@@ -210,6 +212,8 @@ impl Window {
 
     pub(super) fn identify(&self, fingerprint: &mut Fingerprint) {
         let Self {
+            // It follows from the order.
+            mapping: _,
             registers,
             bar,
             size,
