@@ -7,10 +7,10 @@ use crate::delta::Space;
 const BLOCKS: usize = 1024;
 
 /// Bits of an address below a block of memory: 2 MiB.
-const MEMORY_BLOCK: u32 = 21;
+pub(super) const MEMORY_BLOCK: u32 = 21;
 
 /// Bits of a port number below a block of ports: 64.
-const IO_BLOCK: u32 = 6;
+pub(super) const IO_BLOCK: u32 = 6;
 
 /// From the first to the last address a function's windows claim; nothing when the last is less than the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +29,13 @@ pub(super) struct Reach {
 /// How many functions reach into each block.
 #[derive(Debug, Clone)]
 pub(super) struct Areas {
-    memory: Crowd<MEMORY_BLOCK>,
-    io: Crowd<IO_BLOCK>,
+    pub(super) memory: Crowd<MEMORY_BLOCK>,
+    pub(super) io: Crowd<IO_BLOCK>,
 }
 
 /// By the number of the block, modulo their number. There are less than 256 functions.
 #[derive(Debug, Clone)]
-struct Crowd<const BLOCK: u32>([u8; BLOCKS]);
+pub(super) struct Crowd<const BLOCK: u32>([u8; BLOCKS]);
 
 impl Range {
     pub(super) const NONE: Self = Self { first: u64::MAX, last: 0 };
@@ -101,18 +101,17 @@ impl Areas {
     pub(super) const fn new() -> Self {
         Self { memory: Crowd([0; BLOCKS]), io: Crowd([0; BLOCKS]) }
     }
-
-    /// A function reaches there, and no longer where it did before; most have no ports. Whether others may be there, or
-    /// were before; no means no.
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "switching decoding on and off goes through here, and is counted")]
-    pub(super) fn move_to(&mut self, reach: Reach, before: Reach, has_ports: bool) -> bool {
-        let meets_memory = self.memory.leave(before.memory) | self.memory.enter(reach.memory);
-        if has_ports { meets_memory | self.io.leave(before.io) | self.io.enter(reach.io) } else { meets_memory }
-    }
 }
 
 impl<const BLOCK: u32> Crowd<BLOCK> {
+    /// A function reaches there, and no longer where it did before. Whether others may be there, or were before; no means
+    /// no.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "switching decoding on and off goes through here, and is counted")]
+    pub(super) fn move_to(&mut self, range: Range, before: Range) -> bool {
+        self.leave(before) | self.enter(range)
+    }
+
     /// One more is in the range. Whether there were some.
     #[inline]
     fn enter(&mut self, range: Range) -> bool {

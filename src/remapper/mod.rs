@@ -33,7 +33,7 @@ pub use state::{RestoreError, SaveError};
 
 use heapless::Vec;
 
-use self::area::{Areas, Range, Reach};
+use self::area::{Areas, Crowd, IO_BLOCK, Range, Reach};
 use self::event::Events;
 use self::index::{Entry, Index};
 use self::pending::{Due, Pending};
@@ -335,16 +335,13 @@ impl<const F: usize> Remapper<F> {
     fn settle(&mut self, index: usize) {
         let Some(touched) = self.functions.get_mut(index) else { return };
         let before = touched.reach;
-        let may_meet = touched.claim() | self.areas.move_to(touched.reach, before, touched.has_ports);
-        self.settle_claims(index, before, may_meet);
-    }
-
-    /// The same, once it is known where the windows claim to be, and whether they may meet others or did before.
-    #[inline]
-    fn settle_claims(&mut self, index: usize, before: Reach, may_meet: bool) {
-        let Some(touched) = self.functions.get(index) else { return };
+        let mut may_meet = touched.claim() | self.areas.memory.move_to(touched.reach.memory, before.memory);
+        if touched.has_ports {
+            may_meet |= touched.claim_ports(&mut self.areas.io);
+        }
         if may_meet || touched.reach.meets(&self.reserved) {
-            self.settle_meeting(index, touched.reach.with(before));
+            let reach = touched.reach.with(before);
+            self.settle_meeting(index, reach);
         } else {
             self.pending.add(index, touched.due);
         }
@@ -433,16 +430,17 @@ impl Touched {
     fn take(&mut self, Claims { due, memory, meet }: Claims) -> bool {
         self.due = due;
         self.reach.memory = memory;
-        if self.has_ports { meet | self.claim_ports() } else { meet }
+        meet
     }
 
+    /// Where its ports are, once it is known where their windows shall be. Whether two of them may meet, or others; no
+    /// means no.
     #[inline(never)]
-    fn claim_ports(&mut self) -> bool {
+    fn claim_ports(&mut self, others: &mut Crowd<IO_BLOCK>) -> bool {
         let mut ports = Range::NONE;
         let spans = self.windows.iter().filter(|window| window.space == Space::Io).filter_map(Window::claimed);
         let meet = spans.fold(false, |meet, span| meet | ports.add(span));
-        self.reach.io = ports;
-        meet
+        meet | others.move_to(ports, core::mem::replace(&mut self.reach.io, ports))
     }
 }
 
