@@ -95,7 +95,7 @@ fn read_by_ports(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("enable", 600))]
+#[library_benchmark(config = at_most("enable", 530))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn enable_decoding(mut exits: Exits) -> Exits {
     let command = black_box(exits.command());
@@ -103,7 +103,7 @@ fn enable_decoding(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("disable", 500))]
+#[library_benchmark(config = at_most("disable", 435))]
 #[benches::of(args = [1, 16, 64], setup = decoding)]
 fn disable_decoding(mut exits: Exits) -> Exits {
     let command = black_box(exits.command());

@@ -7,10 +7,10 @@ use crate::delta::Space;
 const BLOCKS: usize = 1024;
 
 /// Bits of an address below a block of memory: 2 MiB.
-pub(super) const MEMORY_BLOCK: u32 = 21;
+const MEMORY_BLOCK: u32 = 21;
 
 /// Bits of a port number below a block of ports: 64.
-pub(super) const IO_BLOCK: u32 = 6;
+const IO_BLOCK: u32 = 6;
 
 /// From the first to the last address a function's windows claim; nothing when the last is less than the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +30,11 @@ pub(super) struct Reach {
 #[derive(Debug, Clone)]
 pub(super) struct Areas {
     pub(super) memory: Crowd<MEMORY_BLOCK>,
-    pub(super) io: Crowd<IO_BLOCK>,
+    pub(super) io: Ports,
 }
+
+/// The blocks of I/O Space.
+pub(super) type Ports = Crowd<IO_BLOCK>;
 
 /// By the number of the block, modulo their number. There are less than 256 functions.
 #[derive(Debug, Clone)]

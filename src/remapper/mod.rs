@@ -33,7 +33,7 @@ pub use state::{RestoreError, SaveError};
 
 use heapless::Vec;
 
-use self::area::{Areas, Crowd, IO_BLOCK, Range, Reach};
+use self::area::{Areas, Ports, Range, Reach};
 use self::event::Events;
 use self::index::{Entry, Index};
 use self::pending::{Due, Pending};
@@ -436,7 +436,7 @@ impl Touched {
     /// Where its ports are, once it is known where their windows shall be. Whether two of them may meet, or others; no
     /// means no.
     #[inline(never)]
-    fn claim_ports(&mut self, others: &mut Crowd<IO_BLOCK>) -> bool {
+    fn claim_ports(&mut self, others: &mut Ports) -> bool {
         let mut ports = Range::NONE;
         let spans = self.windows.iter().filter(|window| window.space == Space::Io).filter_map(Window::claimed);
         let meet = spans.fold(false, |meet, span| meet | ports.add(span));

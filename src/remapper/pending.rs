@@ -60,6 +60,9 @@ pub(super) enum Stage {
     Map = 32,
 }
 
+/// From the bit of a change to that of the same window in the stage before.
+const STAGE: u32 = 16;
+
 /// Windows of one function with changes that are due; a bit for each, and 16 for each stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Due(u64);
@@ -120,12 +123,12 @@ impl Due {
 
     /// The mapping of a window of this number.
     pub(super) const fn mapping(window: usize) -> Self {
-        Self(1 << (Stage::Map as usize + (window & 0xf)))
+        Self((1 << Stage::Map as u32) << (window & 0xf))
     }
 
     /// Notes that the host's BAR is to be concealed where this window is the first part of it.
     pub(super) const fn add_concealment(&mut self, window: &Window) {
-        self.0 |= window.mapping.0 >> (Stage::Map as u32 - Stage::Conceal as u32);
+        self.0 |= window.mapping.0 >> STAGE >> STAGE;
     }
 
     #[inline]
@@ -169,7 +172,7 @@ impl Due {
             self.0 |= window.mapping.0;
         }
         if window.applied != 0 {
-            self.0 |= window.mapping.0 >> (Stage::Map as u32 - Stage::Unmap as u32);
+            self.0 |= window.mapping.0 >> STAGE;
         }
     }
 }
