@@ -146,6 +146,24 @@ fn what_has_no_address_is_not_shown_and_virtual_functions_neither() {
     assert_eq!([0x18, 0x100].map(|at| vm.read(CARD, at)), [0, 0]);
 }
 
+#[test]
+fn a_first_function_whose_sibling_left_shows_neither_its_chain_nor_virtual_functions() {
+    let sriov = ExtendedCapability::SrIov { total: 8, offset: 16, stride: 1, bars: Vec::new() };
+    let first = card().extended(&ExtendedCapability::AdvancedErrorReporting);
+    let first =
+        first.extended(&ExtendedCapability::Ari { next: 1 }).extended(&sriov).extended(&ExtendedCapability::Ats);
+    let second = Blueprint::endpoint(bdf("03:00.1")).bar(0, MEMORY, 0x1000, 0xe202_0000);
+    let port = Blueprint::port(bdf(PORT), PortType::RootPort, 3..=3, windows(0xe200_0000));
+    let mut machine = machine([nic("02:00.0"), port, first, second]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("03:00.1"), guest("01:01.0")).unwrap();
+    let mut vm = Vm::start(machine, &plan.base_addresses(BaseAddresses::Virtual)).unwrap();
+    let entries = core::iter::successors(Some(vm.read(CARD, 0x100)), |entry| {
+        let next = u16::try_from(entry >> 20).unwrap();
+        (next != 0).then(|| vm.read(CARD, next))
+    });
+    assert_eq!(entries.map(|entry| entry & 0xffff).collect::<Vec<_>>(), [0x0001, 0x000f]);
+}
+
 /// Where the port the NIC left forwards something else in the guest's view, which is what goes wrong otherwise.
 #[test]
 fn linux_that_places_everything_anew_finds_all_at_work() {

@@ -3,7 +3,7 @@
 use super::reason::Reason;
 use super::rule::{Rules, TooManyRules};
 use crate::access::Dword;
-use crate::spec::capability::{CapabilityId, EXTENDED_NEXT, ExtendedCapabilityId, NEXT};
+use crate::spec::capability::{CapabilityId, EXTENDED_ID, EXTENDED_NEXT, ExtendedCapabilityId, NEXT};
 use crate::spec::header::{self, Status};
 use crate::topology::Function;
 
@@ -45,7 +45,7 @@ fn point(rules: &mut Rules, (dword, shift): (Dword, u32), to: u16) -> Result<(),
 }
 
 /// Hides all extended capabilities `is_hidden` names, for a reason. The list starts at 100h, so a hidden entry there
-/// becomes a null capability that keeps its pointer (7.6.3: ID and version zero).
+/// becomes a null capability that keeps its pointer (7.6.3: ID and version zero). What was hidden before stays so.
 pub(super) fn hide_extended_capabilities(
     rules: &mut Rules,
     reason: Reason,
@@ -58,6 +58,9 @@ pub(super) fn hide_extended_capabilities(
     }
     let mut last_visible = header::EXTENDED;
     for entry in list {
+        if rules.of(entry.dword).from_hardware & EXTENDED_ID == 0 {
+            continue;
+        }
         if is_hidden(entry.id) {
             let dwords = within(entry.dwords, entry.dword, list.iter().map(|other| other.dword));
             rules.because(reason).zero(entry.dword, dwords)?;

@@ -69,6 +69,8 @@ pub const POINTER: u8 = 0xfc;
 
 /// Extended Capability Header: ID in bits 15:0, version in 19:16, offset of the next in 31:20.
 pub const EXTENDED_NEXT: u32 = 0xfff0_0000;
+/// The ID alone.
+pub const EXTENDED_ID: u32 = 0xffff;
 
 /// Most entries the list in the first 256 bytes can have: 192 bytes after the header, four each.
 pub const MAX_CAPABILITIES: usize = 48;
