@@ -25,6 +25,7 @@ Options:
   --hide BDF            hides a function
   --explain BDF:OFFSET  says what the guest reads and writes there, as in 01:01.0:0x04, and why; may be repeated
   --pre-assigned        finds addresses for the BARs of moved functions, instead of leaving that to the guest
+  --virtual             bus numbers and addresses are the guest's alone; always so for edk2, which chooses all anew
   --write-guest FILE    writes the configuration space the guest reads, for lspci -F FILE
   --verbose             shows everything the guest logs
   --help                shows this text
@@ -50,6 +51,8 @@ pub(crate) struct Job {
     pub(crate) hidden: Vec<SegmentBdf>,
     pub(crate) explained: Vec<Register>,
     pub(crate) placement: Placement,
+    /// Bus numbers and addresses are the guest's alone.
+    pub(crate) is_virtual: bool,
     pub(crate) write_guest: Option<PathBuf>,
     pub(crate) verbose: bool,
 }
@@ -151,7 +154,7 @@ pub(crate) fn parse() -> Result<Request, lexopt::Error> {
     let mut guest = Kind::Linux61;
     let (mut moves, mut hidden, mut explained) = (Vec::<Move>::new(), Vec::new(), Vec::new());
     let mut placement = Placement::GuestAssigns;
-    let mut verbose = false;
+    let (mut is_virtual, mut verbose) = (false, false);
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Value(text) => moves.push(text.parse()?),
@@ -163,6 +166,7 @@ pub(crate) fn parse() -> Result<Request, lexopt::Error> {
             Arg::Long("hide") => hidden.push(parser.value()?.parse()?),
             Arg::Long("explain") => explained.push(parser.value()?.parse()?),
             Arg::Long("pre-assigned") => placement = Placement::PreAssigned,
+            Arg::Long("virtual") => is_virtual = true,
             Arg::Long("verbose") => verbose = true,
             Arg::Long("help") => return Ok(Request::Help),
             _ => return Err(argument.unexpected()),
@@ -176,5 +180,6 @@ pub(crate) fn parse() -> Result<Request, lexopt::Error> {
     if matches!(source, Source::Bundled) && moves.is_empty() && hidden.is_empty() {
         moves.push("09:00.0=01:01.0".parse().map_err(|error: MoveError| lexopt::Error::Custom(error.into()))?);
     }
-    Ok(Request::Run(Job { source, guest, moves, hidden, explained, placement, write_guest, verbose }))
+    is_virtual |= guest == Kind::Edk2;
+    Ok(Request::Run(Job { source, guest, moves, hidden, explained, placement, is_virtual, write_guest, verbose }))
 }

@@ -1,5 +1,6 @@
 //! One segment group: the machine as it is, and the guest behind the plan.
 
+use pci_remap::plan::{BaseAddresses, BusNumbers};
 use pci_remap::sim::dump::{Assumption, LoadedMachine, SegmentBdf};
 use pci_remap::sim::guest::{Boot, Device, boot};
 use pci_remap::sim::machine::Machine;
@@ -85,7 +86,8 @@ impl Segment {
 
     /// What the guest knows of a moved function.
     pub(crate) fn moved_device(&self, moved: Relocation) -> Option<&Device> {
-        self.after.tree.device(moved.guest.0)
+        let Guest(found) = self.vm.remapper().to_guest(moved.host)?;
+        self.after.tree.device(found)
     }
 }
 
@@ -97,7 +99,13 @@ fn plan<'t>(topology: &'t Topology<FUNCTIONS>, segment: u16, job: &Job) -> Resul
             plan.with(Relocation { placement: job.placement, ..relocation })
         })?;
     let hidden = job.hidden.iter().filter(|hidden| hidden.segment == segment);
-    hidden.map(|hidden| Host(hidden.bdf)).try_fold(plan, Plan::hide)
+    let plan = hidden.map(|hidden| Host(hidden.bdf)).try_fold(plan, Plan::hide)?;
+    let is_changed = !plan.relocations().is_empty() || !plan.hidden().is_empty();
+    Ok(if job.is_virtual && is_changed {
+        plan.bus_numbers(BusNumbers::Virtual).base_addresses(BaseAddresses::Virtual)
+    } else {
+        plan
+    })
 }
 
 /// The functions a move is about.
