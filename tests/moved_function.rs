@@ -60,9 +60,12 @@ fn firmware_sets(machine: &mut Machine, function: &str, register: u16, mask: u32
     machine.poke(function, dword, old & !mask | value);
 }
 
-/// The talk's machine: the display's port has payloads of 512 bytes and a common clock, the NIC's port 256 bytes and none.
+/// The talk's machine: the display and its port have payloads of 512 bytes and a common clock, the NIC's port 256 bytes and
+/// none.
 fn wired() -> Machine {
     let mut machine = machine([nic("02:00.0")]);
+    firmware_sets(&mut machine, "01:00.0", express::DEVICE_CAPABILITIES, express::MAX_PAYLOAD_SIZE_SUPPORTED, 2);
+    firmware_sets(&mut machine, "01:00.0", express::DEVICE_CONTROL, express::MAX_PAYLOAD_SIZE, 2 << 5);
     firmware_sets(&mut machine, "00:01.0", express::DEVICE_CONTROL, express::MAX_PAYLOAD_SIZE, 2 << 5);
     firmware_sets(&mut machine, "00:01.0", express::LINK_CONTROL, 0xffff, express::COMMON_CLOCK_CONFIGURATION);
     firmware_sets(&mut machine, "00:01.1", express::DEVICE_CONTROL, express::MAX_PAYLOAD_SIZE, 1 << 5);

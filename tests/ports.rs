@@ -15,6 +15,8 @@
 //! | `destination_port.rs` `show_ari`, `touched.rs` `chain_to`, `unchain` | [`a_chain_leads_to_the_function_and_hardware_does_not_forward_by_it`], [`without_a_chain_the_first_function_names_none`] |
 //! | `destination_port.rs` `show_upstream_port` | [`an_upstream_port_has_no_slot_no_root_registers_and_contains_no_errors`] |
 //! | `destination_port.rs` `show_pci_x_bridge` | [`a_pci_x_bridge_stands_where_the_port_was`] |
+//! | `plan/ports.rs` `payload`, `build.rs` `agree_on_payloads`: who stays behind the port, or moves on its bus | [`a_port_sends_what_is_wired_behind_it_no_more_than_that_takes_whatever_the_port_shows_as`], [`what_stays_behind_a_conventional_bridge_has_the_payload_size_of_the_port`], [`a_guarded_port_sends_what_stays_behind_it_no_more_than_that_takes`] |
+//! | `destination_port.rs` `show_pci_x_bridge`: what the guest does not restore | [`a_port_that_shows_as_a_conventional_bridge_has_its_payload_size_after_a_sleep`] |
 //! | `destination_port.rs` `show_ari` where there is no chain | [`every_way_leads_to_the_function_and_to_nothing_else`] |
 //! | `destination_port.rs` `pretend_link` | [`a_port_with_nothing_wired_behind_it_shows_a_link_that_is_up`], [`a_reset_of_an_empty_link_does_not_happen`] |
 //! | `bus_reset.rs` `reset_by` | [`a_reset_of_the_bus_a_device_moved_to_is_one_of_the_bus_it_is_wired_to`] |
@@ -28,6 +30,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use pci_remap::plan::{Vacated, Way};
+use pci_remap::sim::guest::life::{Life, Step};
 use pci_remap::sim::guest::{Kind, boot};
 use pci_remap::sim::machine::{
     Blueprint, Builder, Capability, ExtendedCapability, Machine, Quirks, Windows, signature,
@@ -35,6 +38,7 @@ use pci_remap::sim::machine::{
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
+use pci_remap::spec::header::Command;
 use pci_remap::{Access, Bdf, Dword, Guest, Plan, PlanError, ReadDecision};
 use support::*;
 
@@ -164,7 +168,7 @@ fn a_port_left_empty_is_woken_and_silenced_before_the_guest_starts() {
 /// A port firmware left asleep, with all interrupts on.
 fn noisy_port() -> Blueprint {
     source_port()
-        .command(pci_remap::spec::header::Command::MEMORY_SPACE_ENABLE)
+        .command(Command::MEMORY_SPACE_ENABLE)
         .extended(&ExtendedCapability::AdvancedErrorReporting)
         .register(dword(LINK_CONTROL), 0x1043_0c40)
         .register(dword(0x58), 0x0000_1038)
@@ -548,4 +552,77 @@ fn functions_hardware_has_at_other_device_numbers_stay_where_they_are() {
         let tree = boot(Kind::Linux61, &mut Vm::start(machine.clone(), &plan).unwrap()).tree;
         assert!(["01:00.0", "01:01.0", "01:02.0"].iter().all(|found| tree.device(bdf(found)).is_some()), "{way:?}");
     }
+}
+
+/// Where Device Capabilities and Device Control of functions are that have PCI Express first.
+const DEVICE_CAPABILITIES: u16 = 0x44;
+const DEVICE_CONTROL: u16 = 0x48;
+
+/// Max_Payload_Size in bytes, and whether a read of memory is answered in payloads the function takes.
+fn payloads<const N: usize>(vm: &mut Vm, functions: [&str; N], reader: &str) -> ([u32; N], bool) {
+    let payloads = functions.map(|function| 128 << (real(vm, function, DEVICE_CONTROL) >> 5 & 7));
+    (payloads, vm.machine_mut().dma_read(bdf(reader), 0x1000, 0x1000).is_ok())
+}
+
+/// The display supports payloads of 128 bytes shifted by `supported`, and firmware left it with `left`, its port with
+/// 512 bytes.
+fn behind_512(supported: u32, left: u32, moves: &[(&str, &str)], way: Way) -> Vm {
+    let display = display()
+        .command(Command::BUS_MASTER_ENABLE)
+        .register(dword(DEVICE_CAPABILITIES), 0x8fc0 | supported)
+        .register(dword(DEVICE_CONTROL), 0x5810 | left << 5);
+    let port = destination_port().register(dword(DEVICE_CONTROL), 0x2850);
+    let mut machine = pc([port, source_port()], [display, nic("02:00.0")]);
+    let plan = Plan::new(scan(&mut machine)).find_behind(host(DESTINATION), way).unwrap();
+    let plan = moves.iter().try_fold(plan, |plan, (from, to)| plan.relocate(host(from), guest(to))).unwrap();
+    Vm::start(machine, &plan).unwrap()
+}
+
+/// Linux lowers what shows as a Root Port (`pci_configure_mps`), and nothing else.
+#[test]
+fn a_port_sends_what_is_wired_behind_it_no_more_than_that_takes_whatever_the_port_shows_as() {
+    for way in [Way::UpstreamPort, Way::ConventionalBridge] {
+        for moves in [[("02:00.0", NIC)], [("01:00.0", "01:01.0")]] {
+            let mut vm = behind_512(1, 0, &moves, way);
+            boot(Kind::Linux61, &mut vm);
+            let found = payloads(&mut vm, [DESTINATION, "01:00.0"], "01:00.0");
+            assert_eq!(found, ([256, 256], true), "{way:?}, {moves:?}");
+        }
+    }
+}
+
+/// Linux makes nothing agree with what shows without PCI Express.
+#[test]
+fn what_stays_behind_a_conventional_bridge_has_the_payload_size_of_the_port() {
+    for left in [0, 5] {
+        let mut vm = behind_512(5, left, &[("02:00.0", NIC)], Way::ConventionalBridge);
+        assert_eq!(preparation(&vm), ["01:00.0 48h lanes 0001 <- 50"]);
+        boot(Kind::Linux61, &mut vm);
+        assert_eq!(payloads(&mut vm, [DESTINATION, "01:00.0"], "01:00.0"), ([512, 512], true));
+    }
+}
+
+/// Linux restores what it sees, and firmware leaves the port as before.
+#[test]
+fn a_port_that_shows_as_a_conventional_bridge_has_its_payload_size_after_a_sleep() {
+    let mut vm = behind_512(1, 0, &[("02:00.0", NIC)], Way::ConventionalBridge);
+    let mut life = Life::start(Kind::Linux61, &mut vm, &[bdf("01:00.0")]).unwrap();
+    for step in [Step::BindPorts, Step::BindDrivers, Step::SuspendToRam] {
+        life.run(step);
+    }
+    assert_eq!(life.finish().failures, []);
+    assert_eq!(payloads(&mut vm, [DESTINATION, "01:00.0"], "01:00.0"), ([256, 256], true));
+}
+
+/// The guest changes nothing but what it sees of the port.
+#[test]
+fn a_guarded_port_sends_what_stays_behind_it_no_more_than_that_takes() {
+    let sibling = sibling()
+        .command(Command::BUS_MASTER_ENABLE)
+        .register(dword(DEVICE_CAPABILITIES), 0x8fc0)
+        .register(dword(DEVICE_CONTROL), 0x5810);
+    let port = source_port().register(dword(DEVICE_CONTROL), 0x2850);
+    let mut vm = moved(pc([destination_port(), port], [display(), sibling, nic("02:00.1")]), &[("02:00.1", NIC)]);
+    boot(Kind::Linux61, &mut vm);
+    assert_eq!(payloads(&mut vm, [SOURCE, "02:00.0"], "02:00.0"), ([128, 128], true));
 }

@@ -29,7 +29,7 @@ pub(crate) struct Port<'t> {
     pub(crate) way: Option<Way>,
     /// Whether nothing is wired behind it.
     pub(crate) has_empty_link: bool,
-    /// Max_Payload_Size in Device Control of its own.
+    /// Its Max_Payload_Size ([`Plan::payload`]).
     pub(crate) payload: Option<u32>,
     /// The bridge whose Secondary Bus Reset does what a guest wants of this one's, if its own would do nothing.
     pub(crate) reset_by: Option<&'t Function>,
@@ -67,20 +67,31 @@ impl<'t> Plan<'t> {
         })
     }
 
-    /// Max_Payload_Size of a port with PCI Express, as it is in Device Control. A function takes no more than it supports;
-    /// where firmware left its Root Port with more, Linux lowers the port (`pci_configure_mps`), if it sees them together.
-    pub(crate) fn payload(&self, port: &Function) -> Option<u32> {
-        let express = port.express()?;
+    /// Max_Payload_Size of a function with PCI Express, as it is to be in Device Control before the guest starts. Linux
+    /// makes it that of the port above (`pci_configure_mps`), but may see that one as another, or another one.
+    pub(crate) fn payload(&self, function: &Function) -> Option<u32> {
+        let (sent, supported) = (self.sent(function)?, supported_payload(function)?);
+        let port = self.host().bridge_to(function.bdf().0.bus()).filter(|port| self.is_seen_apart(function, port));
+        Some(port.and_then(|port| self.sent(port)).filter(|sent| *sent <= supported).unwrap_or(sent))
+    }
+
+    /// The payload a function sends. Firmware may have left a Root Port with more than a function behind it takes; Linux
+    /// lowers the port then, if it sees both, and the port as the Root Port it is.
+    fn sent(&self, function: &Function) -> Option<u32> {
+        let express = function.express()?;
         let own = express.register(express::DEVICE_CONTROL) & express::MAX_PAYLOAD_SIZE;
-        let Some(bridge) = port.bridge().filter(|_| express.port_type == PortType::RootPort) else { return Some(own) };
-        let leaving = self.relocations().iter().filter(|relocation| {
-            relocation.host.0.bus() == bridge.secondary && relocation.guest.0.bus() != bridge.secondary
-        });
-        let supported =
-            leaving.filter_map(|relocation| self.host().function(relocation.host)?.express()).map(|express| {
-                (express.register(express::DEVICE_CAPABILITIES) & express::MAX_PAYLOAD_SIZE_SUPPORTED).wrapping_shl(5)
-            });
-        Some(supported.fold(own, u32::min))
+        let Some(bridge) = function.bridge().filter(|_| express.port_type == PortType::RootPort) else {
+            return Some(own);
+        };
+        let shown = self.host().bus(bridge.secondary).filter(|behind| self.guest_address(behind.bdf()).is_some());
+        Some(shown.filter_map(supported_payload).fold(own, u32::min))
+    }
+
+    /// Whether the guest does not find the function behind this port, or not that the port has a payload size.
+    fn is_seen_apart(&self, function: &Function, port: &Function) -> bool {
+        let bdf = function.bdf();
+        let leaves = self.relocation_of(bdf).is_some_and(|relocation| relocation.guest.0.bus() != bdf.0.bus());
+        leaves || self.way(port) == Some(Way::ConventionalBridge)
     }
 
     /// The bridge a reset of the bus behind a port with an empty link is to be made by: what is found there is all that is
@@ -139,4 +150,10 @@ impl<'t> Plan<'t> {
 
 fn behind(bridge: Bridge, bdf: Bdf) -> bool {
     (bridge.secondary..=bridge.subordinate).contains(&bdf.bus())
+}
+
+/// Max_Payload_Size Supported, as it would be in Device Control.
+fn supported_payload(function: &Function) -> Option<u32> {
+    let capabilities = function.express()?.register(express::DEVICE_CAPABILITIES);
+    Some((capabilities & express::MAX_PAYLOAD_SIZE_SUPPORTED).wrapping_shl(5))
 }

@@ -8,8 +8,8 @@ use super::rule::TooManyRules;
 use super::touched::Touched;
 use crate::address::{Bdf, Guest, Host};
 use crate::plan::{Places, Plan, PlanError, Role, VirtualFunctions, Way};
-use crate::spec::express::PortType;
-use crate::topology::{Function, MAX_ROOT_WINDOWS};
+use crate::spec::express::{self, PortType};
+use crate::topology::{Express, Function, MAX_ROOT_WINDOWS};
 
 impl<const F: usize> Remapper<F> {
     pub(crate) fn clear(&mut self) {
@@ -42,6 +42,7 @@ impl<const F: usize> Remapper<F> {
             self.add_virtual_functions(plan, found)?;
         }
         self.leave_links_alone(plan)?;
+        self.agree_on_payloads(plan)?;
         self.chain_functions(plan)?;
         self.set_multi_function_bits(plan)?;
         if plan.has_virtual_bus_numbers() {
@@ -175,6 +176,26 @@ impl<const F: usize> Remapper<F> {
                 if let Some(touched) = self.functions.get_mut(index) {
                     let left = touched.leave_link_alone(function);
                     left.map_err(|TooManyRules| PlanError::TooManyRegisters(function.bdf()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What stays behind a port that shows as a conventional bridge agrees with it before the guest starts.
+    fn agree_on_payloads(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        let left_by_firmware =
+            |express: &Express| express.register(express::DEVICE_CONTROL) & express::MAX_PAYLOAD_SIZE;
+        for port in plan.ports().filter(|port| port.way == Some(Way::ConventionalBridge)) {
+            let staying = plan.host().bus(port.bridge.secondary).filter(|function| plan.stays(function.bdf()));
+            for function in staying {
+                let payload = plan.payload(function);
+                if payload == function.express().map(left_by_firmware) {
+                    continue;
+                }
+                let index = self.staying(function)?;
+                if let Some(touched) = self.functions.get_mut(index) {
+                    let _ = touched.prepare_payload(function, payload);
                 }
             }
         }

@@ -53,8 +53,12 @@ impl Touched {
     }
 
     /// The PCI-X Capability stands where PCI Express was; the rest of it reads zero. Extended configuration space is
-    /// that of a port, and has nothing a PCI-X bridge would have.
+    /// that of a port, and has nothing a PCI-X bridge would have. What both ends of the link agree on a guest that does not
+    /// see it does not restore.
     fn show_pci_x_bridge(&mut self, function: &Function, express: &Express) -> Result<(), TooManyRules> {
+        if !self.can_forget() {
+            self.restore_agreements(express);
+        }
         let mut rules = self.rules.because(Reason::Way);
         rules.fix(express.dword, 0xffff_00ff, CapabilityId::PCI_X.0.into())?;
         if let Some(status) = express.dword.plus(pci_x::BRIDGE_STATUS) {

@@ -17,10 +17,8 @@ impl Touched {
         relocation: Relocation,
         function: &Function,
     ) -> Result<(), TooManyRules> {
-        let Some(left_by_firmware) = function.express() else { return Ok(()) };
+        let Some(express) = &self.prepare_payload(function, plan.payload(function)) else { return Ok(()) };
         let (bus, own_bus) = (relocation.guest.0.bus(), relocation.host.0.bus());
-        let port = plan.host().bridge_to(own_bus).filter(|_| bus != own_bus);
-        let express = &self.settle_payload(left_by_firmware, port.and_then(|port| plan.payload(port)));
         self.keep_error_enables(relocation.errors, express)?;
         self.restore_agreements(express);
         // On the bus it is on the guest sees the port it has.
@@ -40,25 +38,16 @@ impl Touched {
         }
     }
 
-    /// Firmware may leave a function with another Max_Payload_Size than its port, which takes and sends payloads of its
-    /// own. A guest would set it to the port's (Linux's `pci_configure_mps`), but sees another port.
-    fn settle_payload(&mut self, express: &Express, sent: Option<u32>) -> Express {
-        let supported = express.register(express::DEVICE_CAPABILITIES) & express::MAX_PAYLOAD_SIZE_SUPPORTED;
-        match sent.filter(|sent| sent >> 5 <= supported) {
-            Some(sent) => self.prepare_payload(express, sent),
-            None => *express,
-        }
-    }
-
-    /// The host sets Max_Payload_Size before the guest starts.
-    pub(super) fn prepare_payload(&mut self, express: &Express, payload: u32) -> Express {
+    /// The host sets Max_Payload_Size before the guest starts. The registers of the capability are as they are then.
+    pub(super) fn prepare_payload(&mut self, function: &Function, payload: Option<u32>) -> Option<Express> {
+        let (express, payload) = function.express().zip(payload)?;
         let own = express.register(express::DEVICE_CONTROL);
         self.prepare(at(express, express::DEVICE_CONTROL), express::MAX_PAYLOAD_SIZE, payload, own);
         let mut settled = *express;
         if let Some(control) = settled.registers.get_mut(usize::from(express::DEVICE_CONTROL)) {
             *control = own & !express::MAX_PAYLOAD_SIZE | payload;
         }
-        settled
+        Some(settled)
     }
 
     fn keep_error_enables(&mut self, errors: ErrorReporting, express: &Express) -> Result<(), TooManyRules> {

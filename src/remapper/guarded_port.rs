@@ -10,8 +10,8 @@ use crate::spec::{express, header};
 use crate::topology::{Express, Function};
 
 impl Touched {
-    pub(super) fn guard_port(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
-        let Port { function, bridge, payload, .. } = *port;
+    pub(super) fn guard_port(&mut self, port: &Port<'_>, express: Option<&Express>) -> Result<(), TooManyRules> {
+        let Port { function, bridge, .. } = *port;
         let mut rules = self.rules.because(Reason::Forwarding);
         rules.keep(header::COMMAND, low(FORWARDING), low(FORWARDING), function.header(header::COMMAND))?;
         rules.hold(header::COMMAND, low(FORWARDING))?;
@@ -26,9 +26,9 @@ impl Touched {
         if bridge.prefetchable.is_some() {
             self.keep_prefetchable_window(function)?;
         }
-        let express = self.keep_forwarding(function, payload);
+        self.keep_forwarding(function, express);
         self.silence(function, Role::Guarded);
-        express.map_or(Ok(()), |express| self.guard_express(&express))
+        express.map_or(Ok(()), |express| self.guard_express(express))
     }
 
     /// Without a slot there is no power to switch off and no hot-plug (`pciehp`); payload size and what both ends of the

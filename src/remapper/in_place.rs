@@ -44,7 +44,7 @@ impl Touched {
     /// BARs and windows are the guest's alone, and a replay brings back those of hardware.
     fn virtualize_addresses(&mut self, plan: &Plan<'_>, function: &Function) -> Result<(), TooManyRules> {
         self.place(plan, function)?;
-        let is_restored = self.can_forget();
+        let is_restored = self.restores_routing();
         if !is_restored {
             self.restore_bars(function);
         }

@@ -25,13 +25,15 @@ impl Touched {
     pub(super) fn port(port: &Port<'_>) -> Result<Self, TooManyRules> {
         let mut touched = Self::staying(port.function);
         touched.name_requesters(port.function)?;
+        let express = touched.prepare_payload(port.function, port.payload);
+        let express = express.as_ref();
         match port.role {
-            Role::Vacant => touched.show_conventional_bridge(port)?,
-            Role::Guarded => touched.guard_port(port)?,
+            Role::Vacant => touched.show_conventional_bridge(port, express)?,
+            Role::Guarded => touched.guard_port(port, express)?,
             Role::Destination if port.has_empty_link => touched.pretend_link(port)?,
             Role::Destination | Role::Bystander => touched.watch_bus(port)?,
         }
-        if let (Some(way), Some(express), true) = (port.way, port.function.express(), port.role != Role::Vacant) {
+        if let (Some(way), Some(express), true) = (port.way, express, port.role != Role::Vacant) {
             touched.show_way(way, port.function, express)?;
         }
         if port.role != Role::Vacant {
@@ -75,7 +77,7 @@ impl Touched {
         let mut rules = self.rules.because(Reason::BusNumbers);
         rules.keep(type1::BUS_NUMBERS, !0, !0, numbers)?;
         rules.set_off(type1::BUS_NUMBERS, Effect::BusNumbers)?;
-        if !self.restores.iter().any(|setting| setting.dword == type1::BUS_NUMBERS) {
+        if !self.restores_routing() {
             // The guest brings back all else.
             self.restore(type1::BUS_NUMBERS, !0, numbers);
         }
@@ -85,7 +87,7 @@ impl Touched {
     /// Nothing is found behind it any more: a plain PCI-to-PCI bridge, which Linux binds no port services to, starts no
     /// ASPM on and never suspends (`pci_is_pcie` is the first condition of `pci_bridge_d3_possible`). Bus numbers and
     /// windows show as they are, so that nobody is given them, and every write stays here.
-    fn show_conventional_bridge(&mut self, port: &Port<'_>) -> Result<(), TooManyRules> {
+    fn show_conventional_bridge(&mut self, port: &Port<'_>, express: Option<&Express>) -> Result<(), TooManyRules> {
         let function = port.function;
         let mut rules = self.rules.because(Reason::VacantPort);
         rules.zero(header::END, Dword::COUNT.saturating_sub(header::END.index()))?;
@@ -120,7 +122,7 @@ impl Touched {
             self.rules.because(Reason::VacantPort).drop_writes(bar.dword(function.header_type()), !0)?;
         }
         self.fill_empty_bars(function)?;
-        let _ = self.keep_forwarding(function, port.payload);
+        self.keep_forwarding(function, express);
         self.silence(function, port.role);
         Ok(())
     }
@@ -159,18 +161,15 @@ impl Touched {
         Ok(())
     }
 
-    /// The function behind the bridge is reached as long as the bridge forwards and is awake, and takes what it sends. The
-    /// registers of the capability are as they are then.
-    pub(super) fn keep_forwarding(&mut self, function: &Function, payload: Option<u32>) -> Option<Express> {
-        let express = function.express().zip(payload).map(|(express, payload)| self.prepare_payload(express, payload));
-        self.restore_bridge(function, express.as_ref());
+    /// The function behind the bridge is reached as long as the bridge forwards and is awake.
+    pub(super) fn keep_forwarding(&mut self, function: &Function, express: Option<&Express>) {
+        self.restore_bridge(function, express);
         self.prepare(header::COMMAND, low(FORWARDING), low(FORWARDING), low(function.command()));
         if let Some(power) = function.capabilities().iter().find(|entry| entry.id == CapabilityId::POWER_MANAGEMENT)
             && let Some(control) = power.dword.plus(power_management::CONTROL)
         {
             self.prepare(control, power_management::POWER_STATE, 0, power.control);
         }
-        express
     }
 
     /// What the guest does not see of a port raises no interrupts and reports no errors, and does not take the link down

@@ -342,6 +342,11 @@ impl Touched {
         !self.restores.is_empty()
     }
 
+    /// Whether it is a bridge whose replay leads to what is behind it.
+    pub(super) fn restores_routing(&self) -> bool {
+        self.restores.iter().any(|setting| setting.dword == type1::BUS_NUMBERS)
+    }
+
     fn replay(&self) -> impl Iterator<Item = HostWrite> {
         // A bridge is also prepared anew; a moved function is awake, or the guest would not have seen it ready.
         let preparation = self.preparation.iter().filter(|_| self.is_bridge);

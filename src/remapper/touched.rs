@@ -58,7 +58,7 @@ pub(super) struct Touched {
 }
 
 /// A register the host sets.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Setting {
     pub(super) dword: Dword,
     pub(super) lanes: Lanes,
@@ -123,8 +123,10 @@ impl Touched {
 
     /// The host sets the bits of `mask` to `value` before the guest starts, unless they are so in `current`.
     pub(super) fn prepare(&mut self, dword: Dword, mask: u32, value: u32, current: u32) {
-        if let Some(lanes) = Lanes::ALL.touching(mask).filter(|_| current & mask != value) {
-            let _ = self.preparation.push(Setting { dword, lanes, value: (current & !mask | value) & lanes.mask() });
+        let Some(lanes) = Lanes::ALL.touching(mask).filter(|_| current & mask != value) else { return };
+        let setting = Setting { dword, lanes, value: (current & !mask | value) & lanes.mask() };
+        if !self.preparation.contains(&setting) {
+            let _ = self.preparation.push(setting);
         }
     }
 
