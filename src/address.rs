@@ -193,6 +193,12 @@ impl Span {
         Self { start, last: start.wrapping_add(len.wrapping_sub(1)) }
     }
 
+    /// The same bytes, of what starts at `base`, of which the caller knows that it lies in the 64-bit space.
+    #[inline]
+    pub(crate) const fn of_base(self, base: u64) -> Self {
+        Self { start: base.wrapping_add(self.start), last: base.wrapping_add(self.last) }
+    }
+
     /// From `start` to `last`, both included; `None` when `last` is before `start`.
     pub const fn from_bounds(start: u64, last: u64) -> Option<Self> {
         if last < start { None } else { Some(Self { start, last }) }

@@ -1,7 +1,5 @@
 //! What the crate's part of a VM exit takes, in instructions, and the most it may take.
 //!
-//! One mark is not reached yet, 500 for switching decoding on; its limit keeps what is.
-//!
 //! Counted is one call of a function of `support`: its own instructions and all it calls, nothing of the set-up. An
 //! operation over its limit fails the run.
 
@@ -95,7 +93,7 @@ fn read_by_ports(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("enable", 530))]
+#[library_benchmark(config = at_most("enable", 500))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn enable_decoding(mut exits: Exits) -> Exits {
     let command = black_box(exits.command());
@@ -103,7 +101,7 @@ fn enable_decoding(mut exits: Exits) -> Exits {
     exits
 }
 
-#[library_benchmark(config = at_most("disable", 435))]
+#[library_benchmark(config = at_most("disable", 420))]
 #[benches::of(args = [1, 16, 64], setup = decoding)]
 fn disable_decoding(mut exits: Exits) -> Exits {
     let command = black_box(exits.command());

@@ -112,12 +112,12 @@ impl<const BLOCK: u32> Crowd<BLOCK> {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "switching decoding on and off goes through here, and is counted")]
     pub(super) fn move_to(&mut self, range: Range, before: Range) -> bool {
-        self.leave(before) | self.enter(range)
+        self.leave(before) | self.enter(range) != 0
     }
 
-    /// One more is in the range. Whether there were some.
+    /// One more is in the range. Zero when there were none.
     #[inline]
-    fn enter(&mut self, range: Range) -> bool {
+    fn enter(&mut self, range: Range) -> u8 {
         self.change(range, |count| {
             let others = *count;
             *count = count.wrapping_add(1);
@@ -125,29 +125,28 @@ impl<const BLOCK: u32> Crowd<BLOCK> {
         })
     }
 
-    /// One less is in the range. Whether there are some left.
+    /// One less is in the range. Zero when there are none left.
     #[inline]
-    fn leave(&mut self, range: Range) -> bool {
+    fn leave(&mut self, range: Range) -> u8 {
         self.change(range, |count| {
             *count = count.wrapping_sub(1);
             *count
         })
     }
 
-    /// Changes the count of each block of the range; whether others were counted there.
+    /// Changes the count of each block of the range; what that says of others there, put together.
     #[inline]
-    fn change(&mut self, range: Range, change: impl Fn(&mut u8) -> u8) -> bool {
+    fn change(&mut self, range: Range, change: impl Fn(&mut u8) -> u8) -> u8 {
         if range.last < range.first {
-            return false;
+            return 0;
         }
         let [first, last] = [range.first, range.last].map(|address| usize::try_from(address >> BLOCK).unwrap_or(0));
         let mut change = |block: usize| self.0.get_mut(block % BLOCKS).map_or(0, &change);
         // Most functions fit into two.
-        let others = match last.wrapping_sub(first) {
+        match last.wrapping_sub(first) {
             0 => change(first),
             1 => change(first) | change(last),
             _ => (first..=last).take(BLOCKS).fold(0, |others, block| others | change(block)),
-        };
-        others != 0
+        }
     }
 }

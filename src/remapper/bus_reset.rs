@@ -78,20 +78,19 @@ impl<const F: usize> Remapper<F> {
         effect: Effect,
         access: Access,
         written: u32,
-        decision: WriteDecision,
-    ) -> WriteDecision {
+        decision: &mut WriteDecision,
+    ) {
         let bits = effect.of_bus_reset();
         let reset = self.functions.get(bridge).and_then(|touched| touched.bus_reset);
-        let Some(reset) = reset.filter(|_| access.lanes().mask() & bits != 0) else { return decision };
+        let Some(reset) = reset.filter(|_| access.lanes().mask() & bits != 0) else { return };
         if effect.is_bus_reset(written) {
             self.forget_behind(reset);
         }
-        match (reset.made_by, Lanes::run(2, 2)) {
-            (Some((bridge, control)), Some(lanes)) => WriteDecision::Redirect {
+        if let (Some((bridge, control)), Some(lanes)) = (reset.made_by, Lanes::run(2, 2)) {
+            *decision = WriteDecision::Redirect {
                 to: Host(Access::new(bridge, type1::BRIDGE_CONTROL, lanes)),
                 value: control | written & bits,
-            },
-            _ => decision,
+            };
         }
     }
 }

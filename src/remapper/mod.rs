@@ -150,7 +150,8 @@ impl<const F: usize> Remapper<F> {
         if self.forgetful != 0 {
             return self.write_after_reset(access, value);
         }
-        let decision = self.decide_write(access.0, value);
+        let mut decision = WriteDecision::Emulate;
+        self.decide_write(access.0, value, &mut decision);
         WriteOutcome { decision, delta: MapDelta::new(self), forgetful: None }
     }
 
@@ -208,25 +209,26 @@ impl<const F: usize> Remapper<F> {
     }
 
     #[inline(never)]
-    fn decide_write(&mut self, access: Access, value: u32) -> WriteDecision {
+    fn decide_write(&mut self, access: Access, value: u32, decision: &mut WriteDecision) {
         // The code of what is not touched is no index.
         let index = usize::from(self.index.code(Guest(access.function())));
         match self.functions.get_mut(index).map(|touched| touched.note(access, value)) {
-            None => self.decide_write_elsewhere(access, value),
-            Some(Noted::All) => WriteDecision::Emulate,
-            Some(Noted::Changed(changed)) => self.write_on(index, access, value, changed),
+            None => self.decide_write_elsewhere(access, value, decision),
+            Some(Noted::All) => {}
+            Some(Noted::Changed(changed)) => self.write_on(index, access, value, changed, decision),
         }
     }
 
-    fn decide_write_elsewhere(&mut self, access: Access, value: u32) -> WriteDecision {
-        match self.index.entry(Guest(access.function())) {
+    #[inline(never)]
+    fn decide_write_elsewhere(&mut self, access: Access, value: u32, decision: &mut WriteDecision) {
+        *decision = match self.index.entry(Guest(access.function())) {
             Entry::Plain | Entry::Touched(_) => WriteDecision::Passthrough,
             Entry::Absent => self.write_to_nothing(access),
             Entry::Elsewhere => {
                 let to = self.elsewhere(Guest(access.function())).map(|function| access.of(function));
                 WriteDecision::Redirect { to, value }
             }
-        }
+        };
     }
 
     #[cold]
@@ -238,17 +240,16 @@ impl<const F: usize> Remapper<F> {
 
     /// A write that reaches hardware or sets something off, after it changed these bits of the shadow.
     #[inline(never)]
-    fn write_on(&mut self, index: usize, access: Access, value: u32, changed: u32) -> WriteDecision {
-        let Some(touched) = self.functions.get(index) else { return WriteDecision::Passthrough };
+    fn write_on(&mut self, index: usize, access: Access, value: u32, changed: u32, decision: &mut WriteDecision) {
+        let Some(touched) = self.functions.get(index) else { return };
         let rule = touched.rules.of(access.dword());
         // Bytes that are all ours are left alone in hardware; in shared ones our bits are held.
-        let decision = match rule.written_lanes(access.lanes()) {
-            None => WriteDecision::Emulate,
-            Some(lanes) => WriteDecision::Redirect {
+        if let Some(lanes) = rule.written_lanes(access.lanes()) {
+            *decision = WriteDecision::Redirect {
                 to: Host(access.of(touched.host).with_lanes(lanes)),
                 value: value & rule.to_hardware | rule.hold,
-            },
-        };
+            };
+        }
         match rule.effect {
             Effect::None => {}
             Effect::Placing if !touched.is_decoding => {}
@@ -257,9 +258,8 @@ impl<const F: usize> Remapper<F> {
                     self.settle(index);
                 }
             }
-            effect => return self.set_off(effect, index, access, value, changed, decision),
+            effect => self.set_off(effect, index, access, value, changed, decision),
         }
-        decision
     }
 
     /// What a write sets off besides a change of windows, after it changed these bits of the shadow.
@@ -271,8 +271,8 @@ impl<const F: usize> Remapper<F> {
         access: Access,
         value: u32,
         changed: u32,
-        decision: WriteDecision,
-    ) -> WriteDecision {
+        decision: &mut WriteDecision,
+    ) {
         let lanes = access.lanes().mask();
         match effect {
             Effect::VirtualFunctions if changed != 0 => self.settle_virtual_functions(index),
@@ -302,10 +302,9 @@ impl<const F: usize> Remapper<F> {
             | Effect::ContainmentEnd => {
                 let mask = self.functions.get(index).map(|touched| touched.rules.of(access.dword()));
                 let written = value & lanes & mask.map_or(0, |rule| rule.to_hardware | rule.writable);
-                return self.note_bus_reset(index, effect, access, written, decision);
+                self.note_bus_reset(index, effect, access, written, decision);
             }
         }
-        decision
     }
 
     /// The guest changed bits it shall not change in hardware.
@@ -339,7 +338,7 @@ impl<const F: usize> Remapper<F> {
         if touched.has_ports {
             may_meet |= touched.claim_ports(&mut self.areas.io);
         }
-        if may_meet || touched.reach.meets(&self.reserved) {
+        if may_meet || !self.reserved.is_empty() && touched.reach.meets(&self.reserved) {
             let reach = touched.reach.with(before);
             self.settle_meeting(index, reach);
         } else {
@@ -376,7 +375,7 @@ impl<const F: usize> Remapper<F> {
                     || is_taken(space, *span)
             });
             window.want(comes_late.is_none());
-            if let Some(span) = comes_late.filter(|_| window.offset == 0) {
+            if let Some(span) = comes_late.filter(|_| window.part.start() == 0) {
                 let (function, guest) = (Host(own.host), Guest(span));
                 self.events.note(Event::WithoutPlace { function, guest, space });
             }

@@ -211,7 +211,7 @@ impl<const F: usize> Pending<F> {
 
     #[inline]
     fn is_at_start(&self) -> bool {
-        self.stage == Stage::Conceal && self.place == 0
+        self.place | self.stage as u8 == Stage::Conceal as u8
     }
 
     #[inline]

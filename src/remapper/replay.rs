@@ -14,7 +14,7 @@ use super::state::Fingerprint;
 use super::touched::{Setting, Touched};
 use crate::access::{Access, Dword, Lanes};
 use crate::address::{Bdf, Guest, Host};
-use crate::decision::HostWrite;
+use crate::decision::{HostWrite, WriteDecision};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
 use crate::spec::capability::CapabilityId;
 use crate::spec::header::{self, Command, HeaderType};
@@ -130,7 +130,8 @@ impl<const F: usize> Remapper<F> {
     pub(super) fn write_after_reset(&mut self, access: Guest<Access>, value: u32) -> WriteOutcome<'_, F> {
         let forgetful = self.forgetful(access.map(Access::function));
         let resets = self.resets;
-        let decision = self.decide_write(access.0, value);
+        let mut decision = WriteDecision::Emulate;
+        self.decide_write(access.0, value, &mut decision);
         // What a reset takes away is not brought back before it.
         let forgetful = forgetful.filter(|_| self.resets == resets);
         WriteOutcome { decision, delta: MapDelta::new(self), forgetful }

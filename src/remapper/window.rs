@@ -25,9 +25,8 @@ pub(super) struct Window {
     pub(super) size: u64,
     /// Whether it is the first part of a BAR in memory, and claims for all.
     pub(super) claims_memory: bool,
-    /// Where this part starts in the BAR, and its length.
-    pub(super) offset: u64,
-    pub(super) len: u64,
+    /// This part, as offsets into the BAR.
+    pub(super) part: Span,
     /// What the part is mapped to, and how.
     pub(super) host: Host<Span>,
     pub(super) space: Space,
@@ -155,7 +154,7 @@ impl Window {
 
     #[inline]
     const fn part_at(&self, base: u64) -> Span {
-        Span::of(base.wrapping_add(self.offset), self.len)
+        self.part.of_base(base)
     }
 
     /// Whether it is still where it shall not be.
@@ -200,7 +199,7 @@ impl Window {
         if !span.contains(guest) {
             return None;
         }
-        let offset = self.offset.wrapping_add(guest.wrapping_sub(span.start()));
+        let offset = self.part.start().wrapping_add(guest.wrapping_sub(span.start()));
         let Host(bar) = self.bar;
         // The guest's BAR may be longer than what hardware decodes.
         Some(if offset < bar.len() {
@@ -217,10 +216,9 @@ impl Window {
             registers,
             bar,
             size,
-            // It follows from the offset and the space.
+            // It follows from the part and the space.
             claims_memory: _,
-            offset,
-            len,
+            part,
             host,
             space,
             backing,
@@ -236,8 +234,7 @@ impl Window {
         registers.identify(fingerprint);
         fingerprint.add_span(bar.0);
         fingerprint.add(size);
-        fingerprint.add(offset);
-        fingerprint.add(len);
+        fingerprint.add_span(part);
         fingerprint.add_span(host.0);
         fingerprint.add(space == Space::Memory);
         fingerprint.add(backing == Backing::Trapped);
