@@ -160,8 +160,7 @@ fn fixed_addresses(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<F
 
 /// What decodes them answers there whatever the guest does, and nothing conceals them.
 fn has_fixed_addresses(function: &Function) -> Option<Finding> {
-    let fixed = function.enhanced_allocation().is_some_and(|allocation| allocation.enabled);
-    fixed.then(|| finding(function, Cause::FixedAddresses))
+    function.has_fixed_addresses().then(|| finding(function, Cause::FixedAddresses))
 }
 
 fn broken_list(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Finding> {

@@ -318,16 +318,20 @@ impl<'t> Plan<'t> {
         self.base_addresses == BaseAddresses::Virtual
     }
 
+    /// Whether something of every bridge is the guest's alone.
+    pub(crate) fn touches_all_bridges(&self) -> bool {
+        self.has_virtual_bus_numbers() || self.has_virtual_addresses()
+    }
+
     /// The functions that keep their place but, as addresses are virtual, not what they decode there. Nobody places host
     /// bridges, and what has fixed addresses.
     pub(crate) fn in_place(&self) -> impl Iterator<Item = &'t Function> {
         self.host.functions().iter().filter(|function| {
             let has_addresses = function.bars().next().is_some() || function.header_type() == HeaderType::Type1;
             let is_placed = function.bridge().is_none() && !function.class().is_host_bridge();
-            let is_fixed = function.enhanced_allocation().is_some_and(|allocation| allocation.enabled);
             self.has_virtual_addresses()
                 && is_placed
-                && !is_fixed
+                && !function.has_fixed_addresses()
                 && has_addresses
                 && self.relocation_of(function.bdf()).is_none()
                 && self.stays(function.bdf())

@@ -1,7 +1,7 @@
 //! What each bridge becomes in the guest's view.
 
 use super::way::has_hot_plug;
-use super::{BusNumbers, Plan, Way};
+use super::{Plan, Way};
 use crate::address::{Bdf, Host};
 use crate::spec::express::{self, PortType};
 use crate::topology::{Bridge, Function};
@@ -48,10 +48,7 @@ impl<'t> Plan<'t> {
             if self.is_inhabited(bridge.secondary) { Role::Guarded } else { Role::Vacant }
         } else if way.is_some() || self.gained(bridge) {
             Role::Destination
-        } else if self.has_moved_behind(bridge)
-            || self.bus_numbers == BusNumbers::Virtual
-            || self.has_virtual_addresses()
-        {
+        } else if self.has_moved_behind(bridge) || self.touches_all_bridges() {
             Role::Bystander
         } else {
             return None;

@@ -126,8 +126,7 @@ impl<const F: usize> Remapper<F> {
         for port in plan.ports() {
             // A destination port that shows as it is, and resets nothing that moved, needs no look.
             let is_plain = port.way.is_none() && !port.has_empty_link && !plan.has_moved_behind(port.bridge);
-            let all_are_touched = plan.has_virtual_bus_numbers() || plan.has_virtual_addresses();
-            if port.role == Role::Destination && is_plain && !all_are_touched {
+            if port.role == Role::Destination && is_plain && !plan.touches_all_bridges() {
                 continue;
             }
             let bdf = port.function.bdf();

@@ -289,6 +289,11 @@ impl Function {
         self.enhanced_allocation
     }
 
+    /// Whether it decodes addresses nobody can move.
+    pub(crate) fn has_fixed_addresses(&self) -> bool {
+        self.enhanced_allocation().is_some_and(|allocation| allocation.enabled)
+    }
+
     /// Whether what no other function claims goes to the bus behind it: a bridge of interface 01h (PCI-to-PCI Bridge
     /// Architecture 1.2, 4.9), or a CardBus bridge, whose windows belong to its socket.
     pub fn decodes_subtractively(&self) -> bool {
