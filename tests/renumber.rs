@@ -72,7 +72,7 @@ fn a_bridge_that_was_reset_gets_the_hardwares_bus_numbers_back() {
     let mut remapper = plan.build::<8>().unwrap();
     remapper.note_reset(Host(bdf("00:03.0")));
     let mut replays = remapper.replays();
-    let writes = replays.next().unwrap().writes(0x1901_8086);
+    let writes = replays.next().unwrap().writes([0x1901_8086, 0]);
     let writes: Vec<_> = writes.map(|write| (write.to.to_string(), write.value)).collect();
     assert_eq!(writes, [("00:03.0 18h".to_owned(), 0x003f_3000)]);
 }

@@ -8,6 +8,8 @@
 //! | `replay.rs` `watch_power`: Advanced Features | [`the_function_survives_a_reset_by_advanced_features`] |
 //! | `replay.rs` `watch_power`: power states | [`the_function_survives_the_way_back_from_d3hot`], [`windows_are_there_in_d0_only`] |
 //! | `replay.rs` `writes`: a function that is not ready | [`a_guest_that_writes_too_early_loses_nothing_but_its_write`], [`nothing_is_brought_back_while_the_bus_is_held_in_reset`] |
+//! | `replay.rs` `writes`: a function that was not reset | [`what_slept_through_the_end_of_no_containment_is_reset_when_it_wakes`], [`what_slept_through_the_end_of_no_containment_and_keeps_its_registers_has_its_window_in_d0`], [`a_way_back_from_d3hot_that_is_lost_may_be_tried_again`] |
+//! | `replay.rs` `forgetful`: a write of PowerState | [`a_state_that_is_left_with_the_first_write_is_left`] |
 //! | `replay.rs` `write_after_reset` | [`a_second_reset_in_a_row_is_not_preceded_by_what_it_takes_away`] |
 //! | `replay.rs` `note_reset`, `note_resume` | [`the_function_survives_a_reset_by_the_host`], [`after_a_sleep_without_power_the_way_comes_back_before_the_function`] |
 //! | `bus_reset.rs` `watch_bus`: Secondary Bus Reset | [`a_function_that_moved_on_its_bus_survives_a_reset_of_the_bus`] |
@@ -408,6 +410,73 @@ fn a_function_that_moved_on_its_bus_survives_an_error_that_is_contained() {
     assert!(reads_its_memory(&mut vm));
 }
 
+/// Ends containment of nothing, while the function is in D3hot.
+fn end_no_containment_asleep(vm: &mut Vm) {
+    assert_eq!(vm.write_word(MOVED_ON_BUS, POWER + 4, 3).len(), 1, "the window goes away");
+    assert_eq!(vm.write_word("00:02.0", CONTAINED, 0x0001), []);
+    assert_eq!(vm.write(MOVED_ON_BUS, BAR0, 0xe120_0000), []);
+}
+
+#[test]
+fn what_slept_through_the_end_of_no_containment_is_reset_when_it_wakes() {
+    let mut vm = moved_on_its_bus(&[]);
+    end_no_containment_asleep(&mut vm);
+    assert_eq!(replayed(&vm), [""; 0], "it would forget that on the way to D0");
+    vm.write_word(MOVED_ON_BUS, POWER + 4, 0);
+    wait(&mut vm);
+    place(&mut vm);
+    assert_eq!(replayed(&vm)[0], "04:00.1 10h <- e1000000");
+    assert!(reads_its_memory(&mut vm));
+}
+
+#[test]
+fn what_slept_through_the_end_of_no_containment_and_keeps_its_registers_has_its_window_in_d0() {
+    let vm = moved_on_its_bus(&[]);
+    let nic = vm.machine().original(bdf("04:00.1")).unwrap();
+    let mut machine = vm.machine().clone();
+    machine.poke(nic, Dword::at(POWER + 4).unwrap(), 1 << 3);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("04:00.1"), guest(MOVED_ON_BUS)).unwrap();
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    place(&mut vm);
+    end_no_containment_asleep(&mut vm);
+    place(&mut vm);
+    assert_eq!(vm.second_stage().mappings(), []);
+    assert_eq!(vm.write_word(MOVED_ON_BUS, POWER + 4, 0).len(), 1, "the window comes back");
+    assert!(reads_its_memory(&mut vm));
+}
+
+/// A guest closes the port to the function: what it writes to the function meanwhile is lost.
+#[test]
+fn a_way_back_from_d3hot_that_is_lost_may_be_tried_again() {
+    let mut vm = moved_on_its_bus(&[]);
+    vm.write_word(MOVED_ON_BUS, POWER + 4, 3);
+    let numbers = vm.read("03:00.0", 0x18);
+    vm.write("03:00.0", 0x18, 0);
+    vm.write_word(MOVED_ON_BUS, POWER + 4, 0);
+    vm.write("03:00.0", 0x18, numbers);
+    assert_eq!(vm.read(MOVED_ON_BUS, POWER + 4) & 3, 3);
+    place(&mut vm);
+    assert_eq!((replayed(&vm).len(), vm.second_stage().mappings().len()), (0, 0));
+    vm.write_word(MOVED_ON_BUS, POWER + 4, 0);
+    wait(&mut vm);
+    place(&mut vm);
+    assert_eq!(replayed(&vm)[0], "04:00.1 10h <- e1000000");
+    assert!(reads_its_memory(&mut vm));
+}
+
+#[test]
+fn a_state_that_is_left_with_the_first_write_is_left() {
+    let mut machine = machine([nic("02:00.0")]);
+    let nic = machine.original(bdf("02:00.0")).unwrap();
+    machine.poke(nic, Dword::at(POWER + 4).unwrap(), 1 << 3);
+    let mut vm = moved(machine, &[("02:00.0", NIC)]);
+    vm.write_word(NIC, POWER + 4, 3);
+    vm.note_reset(host("02:00.0"));
+    vm.write_word(NIC, POWER + 4, 0);
+    assert_eq!(bring_up(&mut vm).len(), 2, "the windows come back");
+    assert!(is_mapped(&mut vm));
+}
+
 /// What a bridge has before the guest puts it to sleep, it restores when it woke; the bridge wakes with a reset.
 fn sleep_and_wake(vm: &mut Vm, bridge: &str) -> Vec<MapOp> {
     let saved: Vec<_> = (0x04..0x40).step_by(4).map(|at| (at, vm.read(bridge, at))).collect();
@@ -514,10 +583,11 @@ fn an_embedder_that_drops_a_replay_is_given_it_again() {
     let command = Guest(Access::whole(bdf(NIC), Dword::at(COMMAND).unwrap()));
     for _ in 0..2 {
         let mut outcome = remapper.write(command, 6);
-        assert_eq!(outcome.replay().unwrap().id(), Host(Access::whole(bdf("02:00.0"), Dword::at(0).unwrap())));
+        let read = |offset| Host(Access::whole(bdf("02:00.0"), Dword::at(offset).unwrap()));
+        assert_eq!(outcome.replay().unwrap().reads(), [read(0), read(POWER + 4)]);
         assert!(matches!(outcome.decision, WriteDecision::Redirect { .. }));
     }
     let mut outcome = remapper.write(command, 6);
-    assert!(outcome.replay().unwrap().writes(0x1572_8086).count() > 0);
+    assert!(outcome.replay().unwrap().writes([0x1572_8086, 0]).count() > 0);
     assert!(remapper.write(command, 6).replay().is_none());
 }

@@ -478,7 +478,7 @@ impl Claims {
 
 /// What the remapper makes of functions, to be shown to people.
 impl<const F: usize> Remapper<F> {
-    /// Number of functions the guest finds elsewhere, or that answer differently than the hardware.
+    /// Functions the guest finds elsewhere or not at all, or that answer differently than the hardware, and where.
     pub fn touched_functions(&self) -> impl Iterator<Item = (Host<Bdf>, Option<Guest<Bdf>>)> {
         let touched = self.functions.iter().enumerate();
         let touched =

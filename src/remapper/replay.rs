@@ -24,8 +24,8 @@ use crate::topology::{Capability, Express, Function};
 /// The writes that bring back what a function forgot.
 ///
 /// ```text
-/// let id = hardware.read(replay.id());
-/// for write in replay.writes(id) { hardware.write(write.to, write.value) }
+/// let state = replay.reads().map(|access| hardware.read(access));
+/// for write in replay.writes(state) { hardware.write(write.to, write.value) }
 /// ```
 #[derive(Debug)]
 #[must_use]
@@ -46,7 +46,9 @@ pub struct Replays<'r, const F: usize> {
 /// How a function loses its registers by what is written to it, and its power state.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Power {
-    /// PowerState in PMCSR: 0 for D0.
+    /// PMCSR, if it has one.
+    control: Option<Dword>,
+    /// PowerState there: 0 for D0. Between a reset and its replay it is not known; then it is the one before.
     state: u32,
     /// PowerStates it has, a bit for each.
     states: u32,
@@ -55,19 +57,25 @@ pub(super) struct Power {
 }
 
 impl<'r, const F: usize> Replay<'r, F> {
-    /// What to read first: Vendor ID and Device ID. A function that is not ready yet does not answer with them.
-    pub fn id(&self) -> Host<Access> {
-        let host = self.remapper.functions.get(self.function).map_or(Bdf::default(), |touched| touched.host);
-        Host(Access::whole(host, header::ID))
+    /// The function that is brought back.
+    pub fn function(&self) -> Host<Bdf> {
+        Host(self.remapper.functions.get(self.function).map_or(Bdf::default(), |touched| touched.host))
     }
 
-    /// The writes to make now, in this order, when hardware answers `id`. Where that says the function is not ready (all
-    /// ones, or Vendor ID 0001h of Request Retry Status, 2.3.2) there are none, and the replay stays due.
-    pub fn writes(self, id: u32) -> impl Iterator<Item = HostWrite> + use<'r, F> {
-        let is_ready = id != header::ABSENT && id & 0xffff != 0x0001;
-        if is_ready {
-            self.remapper.remember(self.function);
-        }
+    /// What to read first, in this order: Vendor ID and Device ID, and Power Management Control/Status (the ID again where
+    /// there is none). They tell whether the function is ready, and whether it was reset at all: what the guest ordered
+    /// may never have happened.
+    pub fn reads(&self) -> [Host<Access>; 2] {
+        let control = self.remapper.functions.get(self.function).and_then(|touched| touched.power.control);
+        [header::ID, control.unwrap_or(header::ID)].map(|dword| self.function().map(|host| Access::whole(host, dword)))
+    }
+
+    /// The writes to make now, in this order, when hardware answers so. There are none, and the replay stays due, where
+    /// that says the function is not ready (all ones, or Vendor ID 0001h of Request Retry Status, 2.3.2) or is in D3hot
+    /// and forgets all once more on the way to D0.
+    pub fn writes(self, [id, control]: [u32; 2]) -> impl Iterator<Item = HostWrite> + use<'r, F> {
+        let answers = id != header::ABSENT && id & 0xffff != 0x0001;
+        let is_ready = answers && self.remapper.remember(self.function, control);
         let remapper: &'r Remapper<F> = self.remapper;
         let touched = remapper.functions.get(self.function).filter(|_| is_ready);
         touched.into_iter().flat_map(Touched::replay)
@@ -128,7 +136,7 @@ impl<const F: usize> Remapper<F> {
     /// A write while a function has forgotten something: if it is to that one, it is the time to bring it back.
     #[cold]
     pub(super) fn write_after_reset(&mut self, access: Guest<Access>, value: u32) -> WriteOutcome<'_, F> {
-        let forgetful = self.forgetful(access.map(Access::function));
+        let forgetful = self.forgetful(access);
         let resets = self.resets;
         let mut decision = WriteDecision::Emulate;
         self.decide_write(access.0, value, &mut decision);
@@ -137,11 +145,13 @@ impl<const F: usize> Remapper<F> {
         WriteOutcome { decision, delta: MapDelta::new(self), forgetful }
     }
 
-    /// The function at a guest address, if it has forgotten something.
-    fn forgetful(&self, function: Guest<Bdf>) -> Option<u8> {
-        let Entry::Touched(index) = self.index.entry(function) else { return None };
+    /// The function an access is to, if it has forgotten something. A change of the power state is not the time to bring
+    /// that back: the state that is read before is not the one after.
+    fn forgetful(&self, access: Guest<Access>) -> Option<u8> {
+        let Entry::Touched(index) = self.index.entry(access.map(Access::function)) else { return None };
         let touched = self.functions.get(index)?;
-        if touched.has_forgotten { u8::try_from(index).ok() } else { None }
+        let is_power = touched.power.control == Some(access.0.dword());
+        if touched.has_forgotten && !is_power { u8::try_from(index).ok() } else { None }
     }
 
     /// A write the guest makes to a register that can reset the function, or put it to sleep.
@@ -175,18 +185,22 @@ impl<const F: usize> Remapper<F> {
             self.forgetful = self.forgetful.saturating_add(1);
             self.events.note(Event::Forgot(Host(touched.host)));
         }
-        touched.power.state = 0;
         touched.rules.forget_placement();
         self.settle_all(index);
     }
 
-    /// Hardware is being given back what the function forgot.
-    fn remember(&mut self, index: usize) {
-        if let Some(touched) = self.functions.get_mut(index).filter(|touched| touched.has_forgotten) {
+    /// Hardware is to be given back what the function forgot. Whether it would keep that, by its PMCSR.
+    fn remember(&mut self, index: usize, control: u32) -> bool {
+        let Some(touched) = self.functions.get_mut(index) else { return false };
+        if !touched.power.is_found(control) {
+            return false;
+        }
+        if touched.has_forgotten {
             touched.has_forgotten = false;
             self.forgetful = self.forgetful.saturating_sub(1);
             self.settle_all(index);
         }
+        true
     }
 }
 
@@ -196,6 +210,7 @@ impl Power {
         let optional = [(power_management::D1_SUPPORT, 1), (power_management::D2_SUPPORT, 2)];
         let supported = optional.into_iter().filter(|(support, _)| first & support != 0);
         Self {
+            control: capability.dword.plus(power_management::CONTROL),
             state: control & power_management::POWER_STATE,
             states: supported.fold(1 | 1 << power_management::D3_HOT, |states, (_, state)| states | 1 << state),
             forgets: control & power_management::NO_SOFT_RESET == 0,
@@ -218,8 +233,18 @@ impl Power {
         Some(is_reset)
     }
 
+    /// The state it is found in, after a reset or none. Whether it keeps what is written there.
+    fn is_found(&mut self, control: u32) -> bool {
+        let state = control & power_management::POWER_STATE;
+        if self.states >> state & 1 == 1 {
+            self.state = state;
+        }
+        self.state != power_management::D3_HOT || !self.forgets
+    }
+
     pub(super) fn identify(self, fingerprint: &mut Fingerprint) {
-        let Self { state: _, states, forgets } = self;
+        let Self { control, state: _, states, forgets } = self;
+        fingerprint.add(control.map_or(0, Dword::index));
         fingerprint.add(states);
         fingerprint.add(forgets);
     }
@@ -268,7 +293,7 @@ impl Touched {
         }
         let Some(power) = find(CapabilityId::POWER_MANAGEMENT) else { return Ok(()) };
         self.power = Power::of(power);
-        match power.dword.plus(power_management::CONTROL) {
+        match self.power.control {
             Some(control) => rules.set_off(control, Effect::PowerState),
             None => Ok(()),
         }

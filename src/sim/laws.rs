@@ -62,6 +62,9 @@ pub fn obey(scenario: &Scenario) {
 /// A register, bits of it, and their values.
 type Fixed = (FunctionId, Dword, u32, u32);
 
+/// Buses one behind the other.
+const MAX_DEPTH: usize = 4;
+
 /// Long enough for every reset.
 const RESET: Duration = Duration::from_millis(100);
 
@@ -468,6 +471,23 @@ impl<'t> Session<'t> {
         })
     }
 
+    /// The guest wakes what is in D3hot.
+    fn wake(&self, vm: &mut Vm) {
+        for function in self.topology.functions() {
+            let host = function.bdf();
+            let relocation = self.relocations.iter().find(|relocation| relocation.host == host);
+            let guest = relocation.map_or(host.0, |relocation| relocation.guest.0);
+            let power = function.capability(CapabilityId::POWER_MANAGEMENT);
+            let Some(control) = power.and_then(|at| at.plus(power_management::CONTROL)) else { continue };
+            let access = Guest(Access::new(guest, control, Lanes::run(0, 2).unwrap()));
+            let is_asleep = |control: u32| control != !0 && control & power_management::POWER_STATE != 0;
+            if is_asleep(vm.config_read(access)) {
+                vm.config_write(access, 0);
+            }
+        }
+        vm.elapse(RESET);
+    }
+
     fn settle(&mut self) {
         self.each(|vm| vm.refuse_every(0));
         self.refuses = false;
@@ -682,9 +702,9 @@ fn is_alone(session: &Session<'_>, span: Span) -> bool {
 }
 
 /// 3. No guest changes a real BAR or what makes the ports on its way forward. Only a reset does: then nothing is mapped
-///    there until a replay has written what was there, which it does as soon as the function answers. An error that is
-///    contained is a reset once the guest ends that; before, nothing answers. What a sleep takes from a hidden function is
-///    not brought back.
+///    there until a replay has written what was there, which it does as soon as the function answers, and is awake if it
+///    would forget by waking. An error that is contained is a reset once the guest ends that; before, nothing answers.
+///    What a sleep takes from a hidden function is not brought back.
 fn fixed_hardware(session: &mut Session<'_>) {
     let is_waiting = |vm: &Vm, function: &FunctionId| {
         let bdf = vm.machine().function(*function).bdf();
@@ -722,6 +742,11 @@ fn fixed_hardware(session: &mut Session<'_>) {
     if anything_waits {
         let mut vm = session.vm.clone();
         vm.elapse(RESET);
+        // Bridges first, so that what is behind them is reached.
+        for _ in 0..MAX_DEPTH {
+            vm.make_replays();
+            session.wake(&mut vm);
+        }
         vm.make_replays();
         for fixed @ (function, dword, ..) in &session.fixed {
             let bdf = vm.machine().function(*function).bdf();

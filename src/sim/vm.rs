@@ -430,8 +430,8 @@ enum Route {
 }
 
 fn make(replay: Replay<'_, TOUCHED>, machine: &mut Machine, replayed: &mut Vec<MadeWrite>) {
-    let id = machine.config_read(replay.id().0);
-    for HostWrite { to, value } in replay.writes(id) {
+    let state = replay.reads().map(|Host(access)| machine.config_read(access));
+    for HostWrite { to, value } in replay.writes(state) {
         replayed.push(MadeWrite { to, value });
         machine.config_write(to.0, value);
     }

@@ -126,8 +126,8 @@ impl Bus {
         self.counts.config += 1;
         let mut outcome = self.remapper.write(access, value);
         if let Some(replay) = outcome.replay() {
-            let id = self.hardware.read(replay.id());
-            replay.writes(id).for_each(|write| self.hardware.write(write.to, write.value));
+            let state = replay.reads().map(|access| self.hardware.read(access));
+            replay.writes(state).for_each(|write| self.hardware.write(write.to, write.value));
         }
         match outcome.decision {
             WriteDecision::Passthrough => self.hardware.write(Host(access.0), value),

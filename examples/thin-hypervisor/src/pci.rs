@@ -145,9 +145,9 @@ impl Pci {
         }
         let mut outcome = self.remapper.write(access, value);
         if let Some(replay) = outcome.replay() {
-            say!("replays what {} forgot", replay.id().0.function());
-            let id = self.hardware.read(replay.id());
-            for write in replay.writes(id) {
+            say!("replays what {} forgot", replay.function().0);
+            let state = replay.reads().map(|access| self.hardware.read(access));
+            for write in replay.writes(state) {
                 self.hardware.write(write.to, write.value);
             }
         }

@@ -233,8 +233,8 @@ fn read(remapper: &Remapper<16>, access: Guest<Access>) -> u32 {
 fn write(remapper: &mut Remapper<16>, access: Guest<Access>, value: u32) {
     let mut outcome = remapper.write(access, value);
     if let Some(replay) = outcome.replay() {
-        let id = Hardware.read(replay.id());
-        replay.writes(id).for_each(|write| Hardware.write(write.to, write.value));
+        let state = replay.reads().map(|access| Hardware.read(access));
+        replay.writes(state).for_each(|write| Hardware.write(write.to, write.value));
     }
     match outcome.decision {
         WriteDecision::Passthrough => Hardware.write(Host(access.0), value),
@@ -255,7 +255,7 @@ fn write(remapper: &mut Remapper<16>, access: Guest<Access>, value: u32) {
         black_box(remapper.has_forgotten(Host(Bdf::any())));
         let mut replays = remapper.replays();
         while let Some(replay) = replays.next() {
-            replay.writes(u32::any()).for_each(|write| Hardware.write(write.to, write.value));
+            replay.writes([u32::any(), u32::any()]).for_each(|write| Hardware.write(write.to, write.value));
         }
     }
     let mut block = [u8::any(); 0x8000];
