@@ -75,6 +75,23 @@ fn an_occupied_address_is_refused_unless_its_function_leaves() {
 }
 
 #[test]
+fn vital_product_data_that_a_guest_may_mix_up_are_named() {
+    let with_data = |at, address| card(at, address).capability(&Capability::VitalProductData);
+    let of_data = |moves: &[_], first: fn(Blueprint) -> Blueprint| {
+        let functions = [with_data("02:00.0", 0xe100_0000).multi_function(), with_data("02:00.1", 0xe110_0000)];
+        let there = first(card("00:05.0", 0xf000_0000).multi_function());
+        let all = findings(machine(functions.into_iter().chain([there])), moves);
+        all.into_iter().filter(|finding| finding.contains("Vital")).collect::<Vec<_>>()
+    };
+    let apart = "info: 02:00.1: its Vital Product Data may be in one place with that of 02:00.0; do not read both at once (02:00.1 40h reads 00000003)";
+    let of_first = "risk: 02:00.1: it looks like 00:05.0, and Linux reads the Vital Product Data of that instead; choose another device (00:05.0 40h reads 00000003)";
+    let alike = |first: Blueprint| first.capability(&Capability::VitalProductData);
+    assert_eq!(of_data(&[("02:00.1", "00:05.1")], alike), [apart, of_first]);
+    assert_eq!(of_data(&[("02:00.1", "00:05.1")], |first| first), [apart], "the first has none");
+    assert_eq!(of_data(&[("02:00.0", "01:00.0"), ("02:00.1", "01:00.1")], alike), [""; 0], "they stay together");
+}
+
+#[test]
 fn a_bus_nothing_leads_to_is_refused() {
     let machine = Builder::new()
         .root(0..=0xff, &[Builder::LOW_MEMORY])

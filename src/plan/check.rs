@@ -8,13 +8,14 @@ use crate::access::Dword;
 use crate::address::{Bdf, Guest, Host};
 use crate::delta::Space;
 use crate::spec::bar::BarKind;
+use crate::spec::capability::CapabilityId;
 use crate::spec::header::{self, Command};
 use crate::spec::type1;
 use crate::topology::{Bar, Function};
 
 type MoveCheck = fn(&Plan<'_>, Relocation, &Function) -> Option<Finding>;
 
-const MOVE_CHECKS: [MoveCheck; 16] = [
+const MOVE_CHECKS: [MoveCheck; 18] = [
     address_occupied,
     no_way_to_the_bus,
     bridge_is_gone,
@@ -28,6 +29,8 @@ const MOVE_CHECKS: [MoveCheck; 16] = [
     too_many_followed,
     root_window_unknown,
     leaves_siblings,
+    vital_product_data_apart,
+    vital_product_data_of_first,
     leaves_addresses,
     placed_anew,
     bus_reset_lost,
@@ -186,17 +189,45 @@ fn root_window_unknown(plan: &Plan<'_>, relocation: Relocation, function: &Funct
     (unknown && function.bars().next().is_some()).then(|| finding(function, Cause::RootWindowUnknown(relocation.guest)))
 }
 
+/// Other functions of the host's device that the guest finds in another.
+fn siblings_apart<'p>(plan: &'p Plan<'_>, relocation: Relocation) -> impl Iterator<Item = &'p Function> {
+    plan.host().device(relocation.host).filter(move |sibling| {
+        let guest = plan.guest_address(sibling.bdf());
+        sibling.bdf() != relocation.host && guest.is_some_and(|Guest(at)| !at.same_device(relocation.guest.0))
+    })
+}
+
 fn leaves_siblings(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
     if relocation.host.0.function() == 0 {
         return None;
     }
-    let sibling = plan.host().device(relocation.host).find(|sibling| {
-        let at = plan.relocation_of(sibling.bdf()).map_or(sibling.bdf().0, |other| other.guest.0);
-        sibling.bdf() != relocation.host
-            && !plan.hidden().contains(&sibling.bdf())
-            && !at.same_device(relocation.guest.0)
-    })?;
-    Some(finding(function, Cause::LeavesSiblings(sibling.bdf())))
+    siblings_apart(plan, relocation).next().map(|sibling| finding(function, Cause::LeavesSiblings(sibling.bdf())))
+}
+
+/// Functions of a device may have their Vital Product Data in one place. A guest takes turns in one device only.
+fn vital_product_data_apart(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    let own = vital_product_data(function)?;
+    let sibling = siblings_apart(plan, relocation).find(|sibling| vital_product_data(sibling).is_some())?;
+    Some(Finding { evidence: Some(own), ..finding(function, Cause::VitalProductDataApart(sibling.bdf())) })
+}
+
+/// Linux's `quirk_f0_vpd_link` takes Intel's network functions that look alike for one device.
+fn vital_product_data_of_first(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
+    vital_product_data(function)?;
+    let first = plan.occupant(relocation.guest.map(|guest| guest.with_function(0)))?;
+    let first = plan.host().function(first).filter(|first| !first.bdf().0.same_device(relocation.host.0))?;
+    let evidence = vital_product_data(first);
+    let is_intel = function.id() & 0xffff == 0x8086;
+    let is_alike = function.id() == first.id() && function.class() == first.class();
+    (evidence.is_some() && is_intel && is_alike && function.class().is_ethernet())
+        .then(|| Finding { evidence, ..finding(function, Cause::VitalProductDataOf(first.bdf())) })
+}
+
+fn vital_product_data(function: &Function) -> Option<Evidence> {
+    let list = function.capabilities().iter();
+    list.filter(|entry| entry.id == CapabilityId::VPD)
+        .map(|entry| Evidence { function: function.bdf(), dword: entry.dword, value: entry.first })
+        .next()
 }
 
 /// On a root bus, and behind a port something is still found behind, a guest may give what a function left to another,

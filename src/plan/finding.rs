@@ -59,6 +59,11 @@ pub enum Cause {
     SiblingLeftBehind(Host<Bdf>),
     /// The function loses its sibling: drivers that pair functions of a device may miss it.
     LeavesSiblings(Host<Bdf>),
+    /// The function may have its Vital Product Data in one place with this sibling, from which it is apart: a guest that
+    /// reads the data of both at once may mix them up, as it takes turns in one device only.
+    VitalProductDataApart(Host<Bdf>),
+    /// Linux takes the function for one of the same device as this function 0, and reads the Vital Product Data of that.
+    VitalProductDataOf(Host<Bdf>),
     /// The addresses of its BARs are free to the guest and forwarded to this bus as before: what the guest puts there
     /// answers together with it.
     LeavesAddresses(u8),
@@ -144,9 +149,11 @@ impl Finding {
             | Cause::LeavesAddresses(_)
             | Cause::PlacedAnew(_)
             | Cause::BusResetLost(..)
+            | Cause::VitalProductDataOf(_)
             | Cause::LeavesSiblings(_) => Grade::Risk,
             Cause::FoundBy(Way::AriChain | Way::UpstreamPort, ..)
             | Cause::RootWindowUnknown(_)
+            | Cause::VitalProductDataApart(_)
             | Cause::BarTrapped(..)
             | Cause::BarGrown(..)
             | Cause::SrIovHidden(_)
@@ -218,6 +225,14 @@ impl fmt::Display for Cause {
                 )
             }
             Self::LeavesSiblings(sibling) => write!(f, "{sibling} stays behind; a driver that pairs them will miss it"),
+            Self::VitalProductDataApart(sibling) => write!(
+                f,
+                "its Vital Product Data may be in one place with that of {sibling}; do not read both at once"
+            ),
+            Self::VitalProductDataOf(first) => write!(
+                f,
+                "it looks like {first}, and Linux reads the Vital Product Data of that instead; choose another device"
+            ),
             Self::LeavesAddresses(bus) => write!(
                 f,
                 "the guest may give the addresses it leaves to another function of bus {bus:02x}, unless a placeholder keeps them, or addresses are virtual"

@@ -152,6 +152,11 @@ impl ClassCode {
         self.class() == 0x0604
     }
 
+    /// An Ethernet controller (0200h).
+    pub const fn is_ethernet(self) -> bool {
+        self.class() == 0x0200
+    }
+
     /// A VGA compatible controller (0300h).
     pub const fn is_vga(self) -> bool {
         self.class() == 0x0300
