@@ -11,7 +11,7 @@ use std::thread;
 
 use collection::moves::{self, Kind as MoveKind, Move};
 use collection::{Folder, bundled, collected};
-use pci_remap::plan::{BaseAddresses, Cause};
+use pci_remap::plan::{BaseAddresses, Cause, Way};
 use pci_remap::sim::guest::life::{Failure, Fault, Life, Report, Step};
 use pci_remap::sim::guest::{Kind, Resource};
 use pci_remap::sim::machine::{
@@ -20,7 +20,7 @@ use pci_remap::sim::machine::{
 use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
 use pci_remap::spec::express::PortType;
 use pci_remap::spec::type1;
-use pci_remap::{Bdf, Guest, Host, Topology};
+use pci_remap::{Bdf, Guest, Host, Plan, Topology};
 use support::{MEMORY_64, bdf, guest, host, moved, nic, talk, windows};
 
 /// Moves of each kind that are tried on a machine, by both kernels.
@@ -266,6 +266,30 @@ fn lives(topology: &Topology<FUNCTIONS>, kind: MoveKind) -> Vec<(Move, Kind)> {
 
 fn watched(one: &Move) -> Vec<Bdf> {
     one.iter().map(|(_, Guest(guest))| *guest).collect()
+}
+
+/// Linux waits for nothing behind an Upstream Port (`pci_bridge_wait_for_secondary_bus`), so the host waits.
+#[test]
+fn a_function_survives_a_reset_of_its_bus_whatever_the_port_shows_as() {
+    let empty = Blueprint::port(bdf("00:02.0"), PortType::RootPort, 3..=3, windows(0xe200_0000));
+    let mut machine = support::machine([nic("02:00.0"), empty]);
+    let topology = support::scan(&mut machine);
+    // On its own bus, and where nothing is wired.
+    for (moved_to, port) in [("02:01.0", "00:01.1"), ("03:01.0", "00:02.0")] {
+        for way in [Way::UpstreamPort, Way::ConventionalBridge] {
+            let plan = Plan::new(topology).relocate(host("02:00.0"), guest(moved_to)).unwrap();
+            let plan = plan.find_behind(host(port), way).unwrap();
+            for kind in KERNELS {
+                let mut vm = Vm::start(machine.clone(), &plan).unwrap();
+                let mut life = Life::start(kind, &mut vm, &[bdf(moved_to)]).unwrap();
+                for step in [Step::BindPorts, Step::BindDrivers, Step::ResetBus] {
+                    life.run(step);
+                }
+                assert_eq!(life.finish().failures, [], "{kind}, {moved_to}, {way:?}");
+                assert_ne!(vm.replayed_writes(), [], "it was reset");
+            }
+        }
+    }
 }
 
 /// `pci_realloc_detect`: VF BARs without an address make Linux release windows and place what is behind them anew.

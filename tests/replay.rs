@@ -21,18 +21,19 @@
 //! | `bus_reset.rs` `watch_bus`: a bridge to a bus without links wakes | [`a_function_that_moved_on_its_bus_survives_that_the_bridge_to_it_wakes`] |
 //! | `bus_reset.rs` `watch_bus`: a bridge with virtual bus numbers wakes | [`a_port_that_wakes_has_its_bus_numbers_again_where_the_guests_are_its_own`] |
 //! | `bus_reset.rs` `BusReset::of`, `ports.rs` `has_moved_behind`: all buses behind the bridge | [`a_function_that_moved_on_its_bus_survives_a_reset_further_up`] |
+//! | `bus_reset.rs` `is_waited_for`: what shows as an Upstream Port | [`the_end_of_a_reset_the_guest_does_not_wait_for_is_waited_for`]; `linux_life.rs`: `a_function_survives_a_reset_of_its_bus_whatever_the_port_shows_as` |
 //! | `build.rs` `add_ports`: ports that show as they are | [`a_function_that_moved_on_its_bus_survives_a_reset_also_where_another_came`] |
 
 mod support;
 
 use core::time::Duration;
 
-use pci_remap::plan::BusNumbers;
+use pci_remap::plan::{BusNumbers, Way};
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Undelivered, Wake, signature};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::{MadeWrite, Vm};
 use pci_remap::spec::express::PortType;
-use pci_remap::{Access, Bdf, Dword, Guest, Host, MapOp, Plan, Space, Width, WriteDecision};
+use pci_remap::{Access, Bdf, Dword, Guest, Host, MapOp, Plan, Remapper, Space, Width, WriteDecision};
 use support::*;
 
 const NIC: &str = "01:01.0";
@@ -590,4 +591,25 @@ fn an_embedder_that_drops_a_replay_is_given_it_again() {
     let mut outcome = remapper.write(command, 6);
     assert!(outcome.replay().unwrap().writes([0x1572_8086, 0]).count() > 0);
     assert!(remapper.write(command, 6).replay().is_none());
+}
+
+#[test]
+fn the_end_of_a_reset_the_guest_does_not_wait_for_is_waited_for() {
+    let mut machine = machine([nic("02:00.0")]);
+    let topology = scan(&mut machine);
+    let bridge_control = Guest(Access::at(bdf("00:01.1"), BRIDGE_CONTROL, Width::Word).unwrap());
+    for way in [Way::UpstreamPort, Way::ConventionalBridge] {
+        let plan = Plan::new(topology).relocate(host("02:00.0"), guest("02:01.0")).unwrap();
+        let mut remapper: Remapper<8> = plan.find_behind(host("00:01.1"), way).unwrap().build().unwrap();
+        let mut ends_reset = |value: u32| remapper.write(bridge_control, value << 16).ends_reset();
+        let (begin, end) = (SECONDARY_BUS_RESET | 3, 3);
+        assert_eq!([end, begin, end].map(&mut ends_reset), [false, false, way == Way::UpstreamPort], "{way:?}");
+        let mut replays = remapper.replays();
+        assert!(!replays.is_empty());
+        while let Some(replay) = replays.next() {
+            assert!(replay.writes([0x1572_8086, 0]).count() > 0);
+        }
+        assert!(replays.is_empty());
+        assert!(!remapper.write(bridge_control, end << 16).ends_reset(), "{way:?}: it is over");
+    }
 }

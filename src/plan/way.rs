@@ -18,8 +18,9 @@ pub enum Way {
     /// needs an ARI Capability, and no Virtual Function may have the number.
     AriChain,
     /// The port shows as an Upstream Port, behind which Linux looks for all device numbers. It has no slot, and no
-    /// services of a Root Port (hot-plug, PME, errors). Only for ports on a root bus: below another port Linux corrects
-    /// the type (`set_pcie_port_type`).
+    /// services of a Root Port (hot-plug, PME, errors), and Linux does not wait for what its bus reset reaches
+    /// ([`WriteOutcome::ends_reset`](crate::WriteOutcome::ends_reset)). Only for ports on a root bus: below another port Linux
+    /// corrects the type (`set_pcie_port_type`).
     UpstreamPort,
     /// The port shows as a conventional bridge of PCI-X Mode 2, the only conventional one behind which Linux reaches
     /// extended configuration space (`pci_bridge_child_ext_cfg_accessible`). It has no services, and Linux does not tune

@@ -3,7 +3,8 @@
 //!
 //! Ports something left never make one, as those registers stay in the shadow. A port nothing is wired behind has it made
 //! by another. Containment of an error makes one that no guest asked for (6.2.11): nothing behind the port answers until
-//! the guest ends it, and then it is noticed.
+//! the guest ends it, and then it is noticed. Where the port shows so that no guest would wait for what it reset, the
+//! host waits.
 
 use super::Remapper;
 use super::reason::Reason;
@@ -13,7 +14,7 @@ use super::touched::Touched;
 use crate::access::{Access, Lanes};
 use crate::address::{Bdf, Host};
 use crate::decision::WriteDecision;
-use crate::plan::Port;
+use crate::plan::{Port, Way};
 use crate::spec::capability::ExtendedCapabilityId;
 use crate::spec::express::{self, PortType};
 use crate::spec::{containment, type1};
@@ -29,18 +30,27 @@ pub(super) struct BusReset {
     made_by: Option<(Bdf, u32)>,
     /// Whether the way back from D3hot makes one, too.
     by_waking: bool,
+    /// Whether the guest waits after it until what is behind the bridge is ready.
+    is_waited_for: bool,
 }
 
 impl BusReset {
-    const fn of(bridge: Bridge, made_by: Option<(Bdf, u32)>) -> Self {
-        Self { first: bridge.secondary, last: bridge.subordinate, made_by, by_waking: false }
+    /// Linux does not wait behind what shows as an Upstream Port (`pci_bridge_wait_for_secondary_bus`).
+    fn of(bridge: Bridge, way: Option<Way>) -> Self {
+        let is_waited_for = way != Some(Way::UpstreamPort);
+        Self { first: bridge.secondary, last: bridge.subordinate, made_by: None, by_waking: false, is_waited_for }
+    }
+
+    fn reaches(self, touched: &Touched) -> bool {
+        (self.first..=self.last).contains(&touched.host.bus())
     }
 
     pub(super) fn identify(self, fingerprint: &mut Fingerprint) {
-        let Self { first, last, made_by, by_waking } = self;
+        let Self { first, last, made_by, by_waking, is_waited_for } = self;
         fingerprint.add(first);
         fingerprint.add(last);
         fingerprint.add(by_waking);
+        fingerprint.add(is_waited_for);
         if let Some((bridge, control)) = made_by {
             fingerprint.add(bridge.routing_id());
             fingerprint.add(control);
@@ -92,6 +102,7 @@ impl<const F: usize> Remapper<F> {
                 value: control | written & bits,
             };
         }
+        self.ends_reset = written & bits == 0 && !reset.is_waited_for && self.has_forgotten_behind(reset);
     }
 }
 
@@ -104,12 +115,16 @@ impl<const F: usize> Remapper<F> {
         }
     }
 
-    fn forget_behind(&mut self, BusReset { first, last, .. }: BusReset) {
+    fn forget_behind(&mut self, reset: BusReset) {
         for index in 0..self.functions.len() {
-            if self.functions.get(index).is_some_and(|touched| (first..=last).contains(&touched.host.bus())) {
+            if self.functions.get(index).is_some_and(|touched| reset.reaches(touched)) {
                 self.forget(index);
             }
         }
+    }
+
+    fn has_forgotten_behind(&self, reset: BusReset) -> bool {
+        self.functions.iter().any(|touched| touched.has_forgotten && reset.reaches(touched))
     }
 }
 
@@ -119,7 +134,7 @@ impl Touched {
         // A bus without links is reset as its bridge is (5.3.1.4.1); what is behind a link is not (6.6.1).
         let port_type = port.function.express().map(|express| express.port_type);
         let by_waking = matches!(port_type, None | Some(PortType::PciExpressToPciBridge));
-        self.bus_reset = Some(BusReset { by_waking, ..BusReset::of(port.bridge, None) });
+        self.bus_reset = Some(BusReset { by_waking, ..BusReset::of(port.bridge, port.way) });
         self.watch_power(port.function)?;
         let mut rules = self.rules.because(Reason::ResetBehind);
         rules.set_off(type1::BRIDGE_CONTROL, Effect::SecondaryBusReset)?;
@@ -147,10 +162,10 @@ impl Touched {
     }
 
     /// A reset of an empty bus is made by the bridge above the functions that are found there.
-    pub(super) fn reset_by(&mut self, real: &Function) -> Result<(), TooManyRules> {
+    pub(super) fn reset_by(&mut self, real: &Function, way: Option<Way>) -> Result<(), TooManyRules> {
         let Some(bridge) = real.bridge() else { return Ok(()) };
         let control = real.header(type1::BRIDGE_CONTROL) & 0xffff_0000 & !type1::SECONDARY_BUS_RESET;
-        self.bus_reset = Some(BusReset::of(bridge, Some((real.bdf().0, control))));
+        self.bus_reset = Some(BusReset { made_by: Some((real.bdf().0, control)), ..BusReset::of(bridge, way) });
         self.rules.because(Reason::BusReset).set_off(type1::BRIDGE_CONTROL, Effect::SecondaryBusReset)
     }
 }

@@ -75,7 +75,7 @@ impl Touched {
         let control = port.function.header(type1::BRIDGE_CONTROL);
         self.rules.because(Reason::EmptyLink).keep(type1::BRIDGE_CONTROL, 0xffff_00ff, 0x0fff_00ff, control)?;
         if let Some(real) = port.reset_by {
-            self.reset_by(real)?;
+            self.reset_by(real, port.way)?;
         }
         let Some(express) = port.function.express() else { return Ok(()) };
         let mut rules = self.rules.because(Reason::EmptyLink);

@@ -36,7 +36,7 @@ use heapless::Vec;
 use self::area::{Areas, Ports, Range, Reach};
 use self::event::Events;
 use self::index::{Entry, Index};
-use self::pending::{Due, Pending};
+use self::pending::{AfterReset, Due, Pending};
 use self::rule::{Effect, Rules};
 use self::touched::Touched;
 use self::virtual_functions::Followed;
@@ -76,6 +76,8 @@ pub struct Remapper<const F: usize> {
     forgetful: usize,
     /// Number of resets there were; it wraps.
     resets: u32,
+    /// Whether the write that is decided on ends one the guest does not wait for.
+    ends_reset: bool,
     events: Events,
 }
 
@@ -118,6 +120,7 @@ impl<const F: usize> Remapper<F> {
             followed: Vec::new(),
             forgetful: 0,
             resets: 0,
+            ends_reset: false,
             events: Events::new(),
         }
     }
@@ -152,7 +155,7 @@ impl<const F: usize> Remapper<F> {
         }
         let mut decision = WriteDecision::Emulate;
         self.decide_write(access.0, value, &mut decision);
-        WriteOutcome { decision, delta: MapDelta::new(self), forgetful: None }
+        WriteOutcome { decision, delta: MapDelta::new(self), after_reset: AfterReset::Nothing }
     }
 
     /// All changes that are due: at the start what conceals the host's own addresses and maps pre-assigned windows;

@@ -17,8 +17,18 @@ pub struct WriteOutcome<'r, const F: usize> {
     pub decision: WriteDecision,
     /// What to change in the second stage, before the guest runs again.
     pub delta: MapDelta<'r, F>,
-    /// The function, if it has forgotten something.
-    pub(super) forgetful: Option<u8>,
+    pub(super) after_reset: AfterReset,
+}
+
+/// What a write has to do with a reset before it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum AfterReset {
+    /// Nothing.
+    Nothing,
+    /// The function has forgotten something.
+    Forgetful(u8),
+    /// It ends the reset, and the guest does not wait for what was reset.
+    Ends,
 }
 
 /// The changes of the second stage that are due, one after the other.

@@ -7,7 +7,7 @@
 use super::Remapper;
 use super::event::Event;
 use super::index::Entry;
-use super::pending::{MapDelta, WriteOutcome};
+use super::pending::{AfterReset, MapDelta, WriteOutcome};
 use super::reason::Reason;
 use super::rule::{Effect, Rules, TooManyRules};
 use super::state::Fingerprint;
@@ -83,6 +83,11 @@ impl<'r, const F: usize> Replay<'r, F> {
 }
 
 impl<const F: usize> Replays<'_, F> {
+    /// Whether none is due.
+    pub const fn is_empty(&self) -> bool {
+        self.remapper.forgetful == 0
+    }
+
     /// The next one; `None` after the last. One whose function is not ready is not handed out again.
     #[expect(clippy::should_implement_trait, reason = "each borrows the remapper")]
     pub fn next(&mut self) -> Option<Replay<'_, F>> {
@@ -100,8 +105,16 @@ impl<const F: usize> WriteOutcome<'_, F> {
     /// What a reset made the function forget, if that is to be brought back now. Make it first.
     #[inline]
     pub fn replay(&mut self) -> Option<Replay<'_, F>> {
-        let function = self.forgetful?;
+        let AfterReset::Forgetful(function) = self.after_reset else { return None };
         Some(Replay { remapper: self.delta.remapper, function: function.into() })
+    }
+
+    /// Whether the write ends a reset of the bus behind a port that shows as an Upstream Port, for which Linux does not
+    /// wait (`pci_bridge_wait_for_secondary_bus`). Then make the write, and let the guest run again only when all
+    /// [replays](Remapper::replays) are made, or after a second (6.6.1).
+    #[inline]
+    pub const fn ends_reset(&self) -> bool {
+        matches!(self.after_reset, AfterReset::Ends)
     }
 }
 
@@ -142,7 +155,12 @@ impl<const F: usize> Remapper<F> {
         self.decide_write(access.0, value, &mut decision);
         // What a reset takes away is not brought back before it.
         let forgetful = forgetful.filter(|_| self.resets == resets);
-        WriteOutcome { decision, delta: MapDelta::new(self), forgetful }
+        let after_reset = match forgetful {
+            _ if core::mem::take(&mut self.ends_reset) => AfterReset::Ends,
+            Some(function) => AfterReset::Forgetful(function),
+            None => AfterReset::Nothing,
+        };
+        WriteOutcome { decision, delta: MapDelta::new(self), after_reset }
     }
 
     /// The function an access is to, if it has forgotten something. A change of the power state is not the time to bring

@@ -168,8 +168,9 @@ impl<const F: usize> Remapper<F> {
             areas: _,
             pending: _,
             forgetful: _,
-            // It only matters while a write is decided.
+            // They only matter while a write is decided.
             resets: _,
+            ends_reset: _,
             // They tell what came to this remapper.
             events: _,
         } = self;

@@ -345,7 +345,23 @@ impl Vm {
                 make(to, value);
             }
         }
-        apply(outcome.delta, second_stage, *refuse_every, changes)
+        let ends_reset = outcome.ends_reset();
+        let applied = apply(outcome.delta, second_stage, *refuse_every, changes);
+        if ends_reset {
+            self.wait_for_replays();
+        }
+        applied
+    }
+
+    /// Lets time pass until all replays are made, but no more than a second (6.6.1).
+    fn wait_for_replays(&mut self) {
+        for _ in 0..100 {
+            self.machine.elapse(Duration::from_millis(10));
+            self.make_replays();
+            if self.remapper.replays().is_empty() {
+                return;
+            }
+        }
     }
 
     /// The functions the guest finds, by asking for every ID.

@@ -1,6 +1,7 @@
 //! What a vCPU's exit reaches: configuration space by both mechanisms, device windows, and the few ports of a PC.
 
 use std::fmt;
+use std::time::Duration;
 
 use pci_remap::mechanism::{ConfigAddress, PortAccess};
 use pci_remap::sim::vm::TOUCHED;
@@ -134,7 +135,27 @@ impl Bus {
             WriteDecision::Hide | WriteDecision::Emulate => {}
             WriteDecision::Redirect { to, value } => self.hardware.write(to, value),
         }
+        let ends_reset = outcome.ends_reset();
         apply(outcome.delta, &mut self.second_stage, &self.hardware);
+        if ends_reset {
+            self.wait_for_replays();
+        }
+    }
+
+    /// What was reset has a second to become ready.
+    fn wait_for_replays(&mut self) {
+        for _ in 0..1000 {
+            self.hardware.wait(Duration::from_millis(1));
+            let mut replays = self.remapper.replays();
+            if replays.is_empty() {
+                break;
+            }
+            while let Some(replay) = replays.next() {
+                let state = replay.reads().map(|access| self.hardware.read(access));
+                replay.writes(state).for_each(|write| self.hardware.write(write.to, write.value));
+            }
+        }
+        apply(self.remapper.pending(), &mut self.second_stage, &self.hardware);
     }
 
     /// Reads what has no slot, as one access where all of it is in one place.

@@ -7,6 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
 use kvm_ioctls::VmFd;
@@ -178,6 +180,12 @@ impl Hardware {
 
     fn memory_at(&self, space: Space, host: u64) -> Option<&(Span, Mapping)> {
         self.memory.iter().find(|(span, _)| space == Space::Memory && span.contains(host))
+    }
+
+    /// Time passes for the simulated machine only here.
+    pub fn wait(&mut self, time: Duration) {
+        thread::sleep(time);
+        self.machine.elapse(time);
     }
 
     fn device_at(&mut self, space: Space, host: u64) -> Option<(&mut Device, u32, u64)> {

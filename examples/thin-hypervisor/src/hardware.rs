@@ -83,6 +83,13 @@ impl ConfigSpace for Hardware {
     }
 }
 
+/// An access to the port of the diagnostic display takes a microsecond or more, and does nothing.
+pub fn wait_a_millisecond() {
+    for _ in 0..1000 {
+        read_port(0x80, Width::Byte);
+    }
+}
+
 pub fn read_port(port: u16, width: Width) -> u32 {
     // SAFETY: the guest, or the scan, means to read it; no port gives access to the hypervisor's memory.
     unsafe {

@@ -163,6 +163,26 @@ impl Pci {
                 change.confirm();
             }
         }
+        if outcome.ends_reset() {
+            self.wait_for_replays();
+        }
+    }
+
+    /// What was reset has a second to become ready. It has no windows until the guest writes.
+    fn wait_for_replays(&mut self) {
+        for _ in 0..1000 {
+            hardware::wait_a_millisecond();
+            let mut replays = self.remapper.replays();
+            if replays.is_empty() {
+                break;
+            }
+            while let Some(replay) = replays.next() {
+                let state = replay.reads().map(|access| self.hardware.read(access));
+                for write in replay.writes(state) {
+                    self.hardware.write(write.to, write.value);
+                }
+            }
+        }
     }
 }
 

@@ -241,6 +241,7 @@ fn write(remapper: &mut Remapper<16>, access: Guest<Access>, value: u32) {
         WriteDecision::Redirect { to, value } => Hardware.write(to, value),
         WriteDecision::Hide | WriteDecision::Emulate => {}
     }
+    black_box(outcome.ends_reset());
     let mut delta = outcome.delta;
     while let Some(change) = delta.next() {
         let _ = black_box(change.operation());
@@ -254,6 +255,7 @@ fn write(remapper: &mut Remapper<16>, access: Guest<Access>, value: u32) {
         remapper.note_resume();
         black_box(remapper.has_forgotten(Host(Bdf::any())));
         let mut replays = remapper.replays();
+        black_box(replays.is_empty());
         while let Some(replay) = replays.next() {
             replay.writes([u32::any(), u32::any()]).for_each(|write| Hardware.write(write.to, write.value));
         }
