@@ -109,6 +109,21 @@ fn windows_of_bridges_stay_in_hardware_and_so_do_their_own_bars() {
 }
 
 #[test]
+fn the_own_bar_of_a_port_with_siblings_left_decodes_while_the_guest_lets_it() {
+    let port =
+        Blueprint::port(bdf(PORT), PortType::RootPort, 3..=3, windows(0xe200_0000)).bar(0, MEMORY, 0x1000, 0xe400_0000);
+    let second = Blueprint::endpoint(bdf("03:00.1")).bar(0, MEMORY, 0x1000, 0xe202_0000);
+    let mut machine = machine([nic("02:00.0"), port, card().multi_function(), second]);
+    let plan = Plan::new(scan(&mut machine)).relocate(host("03:00.1"), guest("01:01.0")).unwrap();
+    let mut vm = Vm::start(machine, &plan.base_addresses(BaseAddresses::Virtual)).unwrap();
+    assert_eq!(vm.write_word(PORT, COMMAND, 0), [unmap(0xe400_0000, 0x1000)]);
+    assert_eq!(vm.write(PORT, BAR0, 0xe340_0000), []);
+    assert_eq!(vm.write_word(PORT, COMMAND, 0x6), [map(0xe340_0000, 0xe400_0000, 0x1000, Backing::Direct)]);
+    assert_eq!(read(&mut vm.machine().clone(), PORT, COMMAND) & 0x7, 0x7, "it forwards all the time");
+    assert_eq!(vm.memory_read(0xe340_0000, Width::Dword), signature(0, bdf(PORT), 0, 0));
+}
+
+#[test]
 fn what_stays_survives_its_reset() {
     let mut vm = start(with(card()));
     vm.write(CARD, BAR0, 0xe210_0000);
