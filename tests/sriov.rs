@@ -6,6 +6,7 @@
 //! | `show_sriov`: VF Enable and NumVFs pass, VF Memory Space Enable is held, what a change of either sets off | [`their_memory_is_mapped_while_they_are_enabled_and_decode`], [`how_many_there_are_follows_a_number_that_is_changed_late`] |
 //! | `show_sriov`: ARI Capable Hierarchy, and what a replay restores | [`pages_and_hierarchy_stay_as_firmware_left_them`] |
 //! | `show_sriov`: VF BARs, those there are none of | [`linux_enables_those_of_a_moved_function_and_their_drivers_bind`] |
+//! | `Touched::virtual_functions` | [`one_shows_no_id_no_bars_and_no_extended_capabilities_whatever_hardware_has_there`] |
 //! | `place_vf_bar` | [`what_firmware_left_without_an_address_the_planner_places`], [`a_reset_of_their_physical_function_takes_them_away_and_a_replay_brings_back_their_bars`] |
 //! | `build.rs` `empty_virtual_functions` | [`nothing_is_where_hardware_has_them_also_on_the_same_bus`] |
 //! | `dependency` | [`linux_enables_those_of_a_moved_function_and_their_drivers_bind`] |
@@ -20,7 +21,7 @@ use pci_remap::sim::machine::{Blueprint, Capability, ExtendedCapability, Machine
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
-use pci_remap::{Bdf, Dword, Finding, Grade, Guest, Host, Plan, Relocation};
+use pci_remap::{Access, Bdf, Dword, Finding, Grade, Guest, Host, Plan, Relocation};
 use support::*;
 
 const KERNELS: [Kind; 2] = [Kind::Linux61, Kind::Linux615];
@@ -55,7 +56,6 @@ fn run_to_drivers(life: &mut Life<'_>) {
 
 mod hardware {
     use super::*;
-    use pci_remap::Access;
 
     fn machine() -> Machine {
         let mut machine = support::machine([adapter("02:00.0")]);
@@ -302,6 +302,33 @@ fn what_tells_of_them_is_the_plans_and_not_the_hardwares() {
     }
     assert_eq!(registers.map(|at| vm.read(NIC, at)), shown);
     assert_eq!(registers.map(|at| real(&vm, "02:00.0", at)), [0x0003_0003; 6]);
+}
+
+/// ATS is hidden as that of their Physical Function is. Of a Virtual Function that is not as the specification has it, BARs
+/// are no more written than any others.
+#[test]
+fn one_shows_no_id_no_bars_and_no_extended_capabilities_whatever_hardware_has_there() {
+    let mut vm = followed(machine([adapter("02:00.0")]));
+    enable(&mut vm, 2);
+    let vf = vm.machine().find(bdf("02:10.2")).unwrap();
+    let at = |offset| Dword::at(offset).unwrap();
+    assert_eq!(vm.machine().peek(vf, at(0x100)) & 0xffff, 0xf, "it has ATS");
+    let registers = [0x00, 0x10, 0x24, 0x30, 0x100, 0xffc];
+    for offset in registers {
+        vm.machine_mut().poke(vf, at(offset), 0x1234_000f);
+    }
+    let before = vm.made_writes().len();
+    for offset in registers {
+        assert_eq!(vm.write("01:11.2", offset, 0), []);
+    }
+    assert_eq!(vm.made_writes().len(), before, "none of them is written");
+    assert_eq!(registers.map(|offset| vm.read("01:11.2", offset)), [!0, 0, 0, 0, 0, 0]);
+    let why = vm.remapper().explain(Guest(Access::whole(bdf("01:11.2"), at(0x10)))).to_string();
+    assert!(
+        why.starts_with("01:11.2 10h: of 02:10.2; read from the shadow, 00000000: all bits; not writable"),
+        "{why}"
+    );
+    assert_eq!(vm.read("01:11.2", 0x08), vm.read(NIC, 0x08), "all else is the hardware's");
 }
 
 #[test]

@@ -68,6 +68,20 @@ fn read_bar(exits: Exits) -> Exits {
     exits
 }
 
+#[library_benchmark(config = at_most("read", 90))]
+#[benches::of(args = [1, 8], setup = Exits::following)]
+fn read_virtual_function(exits: Exits) -> Exits {
+    let _ = black_box(support::read(exits.remapper(), black_box(exits.class())));
+    exits
+}
+
+#[library_benchmark(config = at_most("read", 80))]
+#[benches::of(args = [1, 8], setup = Exits::following)]
+fn read_vendor_of_virtual_function(exits: Exits) -> Exits {
+    let _ = black_box(support::read(exits.remapper(), black_box(exits.vendor())));
+    exits
+}
+
 #[library_benchmark(config = at_most("write", 120))]
 #[benches::of(args = [1, 16, 64], setup = Exits::new)]
 fn write_bar(mut exits: Exits) -> Exits {
@@ -125,6 +139,8 @@ library_benchmark_group!(
         read_absent,
         read_redirected,
         read_bar,
+        read_virtual_function,
+        read_vendor_of_virtual_function,
         write_bar,
         size_bar,
         read_by_ports,

@@ -3,11 +3,14 @@
 use core::hint::black_box;
 
 use pci_remap::mechanism::{ConfigAddress, PortAccess};
-use pci_remap::sim::machine::{Blueprint, Builder};
+use pci_remap::plan::Vfs;
+use pci_remap::sim::machine::{Blueprint, Builder, ExtendedCapability, VfBar};
 use pci_remap::sim::vm;
 use pci_remap::spec::bar::BarKind;
 use pci_remap::spec::header::Command;
-use pci_remap::{Access, Bdf, Dword, Guest, Host, Lanes, Plan, ReadDecision, Remapper, Width, WriteDecision};
+use pci_remap::{
+    Access, Bdf, Dword, Guest, Host, Lanes, Plan, ReadDecision, Relocation, Remapper, Width, WriteDecision,
+};
 
 /// Room for 64 moved functions.
 const ROOM: usize = 64;
@@ -21,7 +24,10 @@ const HOST: u64 = 0x10_0000_0000;
 const GUEST: u64 = 0x18_0000_0000;
 
 const COMMAND: u16 = 0x04;
+const CLASS: u16 = 0x08;
 const BAR0: u16 = 0x10;
+const SRIOV_CONTROL: u16 = 0x108;
+const NUM_VFS: u16 = 0x110;
 const MEMORY_SPACE_ENABLE: u32 = Command::MEMORY_SPACE_ENABLE.bits() as u32;
 
 /// A guest whose functions all decode, but for the last one moved: the operations are about that one.
@@ -52,6 +58,30 @@ impl Exits {
         Self { remapper, ports: ConfigAddress::default(), moved: moved(count - 1) }
     }
 
+    /// `count` functions moved from devices 1 to 8, each with four Virtual Functions that follow and are there: the
+    /// operations are about the last of all.
+    pub(crate) fn following(count: u8) -> Self {
+        let root = Builder::new().root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY]);
+        let physical = |index| nic(8 * index).extended(&sriov(8 * index));
+        let mut machine = (0..count).fold(root, |machine, index| machine.endpoint(physical(index))).build().unwrap();
+        let topology = vm::topology(&mut machine).unwrap();
+        let follow = |index| Relocation {
+            vfs: Vfs::Follow,
+            ..Relocation::new(Host(original(8 * index)), Guest(moved(8 * index)))
+        };
+        let plan = (0..count).fold(Plan::new(&topology), |plan, index| plan.with(follow(index)).unwrap());
+        let mut remapper = Box::new(Remapper::new());
+        plan.build_into(&mut remapper).unwrap();
+        drain(&mut remapper);
+        for function in (0..count).map(|index| moved(8 * index)) {
+            let _ = remapper.write(whole(function, NUM_VFS), 4);
+            let _ = remapper.write(whole(function, SRIOV_CONTROL), 1);
+        }
+        let last = Host(Bdf::from_routing_id(original(8 * (count - 1)).routing_id() + 0x40 + 3));
+        let Guest(last) = remapper.to_guest(last).unwrap();
+        Self { remapper, ports: ConfigAddress::default(), moved: last }
+    }
+
     pub(crate) fn remapper(&self) -> &Remapper<ROOM> {
         &self.remapper
     }
@@ -67,6 +97,10 @@ impl Exits {
 
     pub(crate) fn vendor(&self) -> Guest<Access> {
         whole(self.moved, 0)
+    }
+
+    pub(crate) fn class(&self) -> Guest<Access> {
+        whole(self.moved, CLASS)
     }
 
     pub(crate) fn bar(&self) -> Guest<Access> {
@@ -115,6 +149,12 @@ fn nic(index: u8) -> Blueprint {
     BARS.into_iter().enumerate().fold(Blueprint::endpoint(original(index)), |nic, (number, size)| {
         nic.bar(2 * number, kind, size, base + 0x10_0000 * number as u64)
     })
+}
+
+fn sriov(index: u8) -> ExtendedCapability {
+    let kind = BarKind::Memory64 { prefetchable: true };
+    let bar = VfBar { kind, size: 0x4000, address: HOST + u64::from(index) * STRIDE + 0x30_0000 };
+    ExtendedCapability::SrIov { total: 4, offset: 0x40, stride: 1, bars: vec![(0, bar)] }
 }
 
 fn original(index: u8) -> Bdf {

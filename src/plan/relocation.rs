@@ -72,7 +72,8 @@ pub enum Vfs {
     #[default]
     Hide,
     /// They move with it: the guest enables them, finds them at addresses on the bus of its Physical Function, and places
-    /// their memory. [`Policy::Strict`] hides them all the same, as nobody knows what their registers do.
+    /// their memory. They show no extended capabilities: those that work are few, and where they are is not known before
+    /// there are Virtual Functions. [`Policy::Strict`] hides all of them, as nobody knows what their registers do.
     Follow,
 }
 

@@ -53,6 +53,16 @@ impl Addresses {
         Bdf::from_routing_id(self.first.wrapping_add(number.wrapping_mul(self.stride)))
     }
 
+    /// The one that has the number `of` has among `others`, where it is one.
+    #[inline]
+    pub(crate) fn counterpart(self, others: Self, of: Bdf) -> Bdf {
+        let distance = of.routing_id().wrapping_sub(others.first);
+        if self.stride == others.stride {
+            return Bdf::from_routing_id(self.first.wrapping_add(distance));
+        }
+        self.nth(distance.checked_div(others.stride).unwrap_or(0))
+    }
+
     /// The number of one among the first `count`.
     pub(crate) fn number(self, of: Bdf, count: u16) -> Option<u16> {
         let distance = of.routing_id().checked_sub(self.first)?;

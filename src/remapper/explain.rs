@@ -23,12 +23,11 @@ pub struct Explanation {
 pub enum Found {
     /// What the hardware has there: the access is passed through.
     Untouched,
-    /// What the hardware has at another address: on a bus of another number, as the guest numbers buses itself, or a
-    /// Virtual Function of a function that moved.
+    /// What the hardware has on a bus of another number, as the guest numbers buses itself.
     Elsewhere(Host<Bdf>),
     /// Nothing.
     Nothing(Absence),
-    /// A function the plan touches.
+    /// A function the plan touches, or a Virtual Function of one that moved.
     Function {
         /// The function.
         host: Host<Bdf>,
@@ -80,8 +79,13 @@ impl<const F: usize> Remapper<F> {
             Entry::Elsewhere => Found::Elsewhere(self.elsewhere(function)),
             Entry::Absent => Found::Nothing(self.absence(function)),
             Entry::Touched(index) => {
-                self.functions.get(index).map_or(Found::Untouched, |touched| touched.explain(access.0))
+                let touched = self.functions.get(index);
+                touched.map_or(Found::Untouched, |touched| touched.explain(Host(touched.host), access.0))
             }
+            Entry::Virtual(number) => match self.virtual_function(number, function) {
+                Some((all, host)) => all.explain(host, access.0),
+                None => Found::Untouched,
+            },
         };
         Explanation { access, found }
     }
@@ -98,7 +102,7 @@ impl<const F: usize> Remapper<F> {
 }
 
 impl Touched {
-    fn explain(&self, access: Access) -> Found {
+    fn explain(&self, host: Host<Bdf>, access: Access) -> Found {
         let rule = self.rules.of(access.dword());
         let lanes = access.lanes();
         let register = Register {
@@ -110,7 +114,7 @@ impl Touched {
             to_shadow: rule.writable & lanes.mask(),
             reason: rule.reason,
         };
-        Found::Function { host: Host(self.host), register, is_replay_due: self.has_forgotten }
+        Found::Function { host, register, is_replay_due: self.has_forgotten }
     }
 }
 
@@ -121,10 +125,7 @@ impl fmt::Display for Explanation {
         write!(f, "{access}: ")?;
         match self.found {
             Found::Untouched => f.write_str("passed through, as the plan does not touch the function"),
-            Found::Elsewhere(host) => write!(
-                f,
-                "passed on to {host}: the guest numbers buses itself, or it is a Virtual Function that follows"
-            ),
+            Found::Elsewhere(host) => write!(f, "passed on to {host}: the guest numbers buses itself"),
             Found::Nothing(absence) => write!(f, "nothing: {absence}"),
             Found::Function { host, register, is_replay_due } => {
                 write!(f, "of {host}")?;

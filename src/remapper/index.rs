@@ -4,6 +4,7 @@ use heapless::Vec;
 
 use super::state::Fingerprint;
 use crate::address::{Bdf, Guest, Host};
+use crate::plan::MAX_FOLLOWED;
 
 /// What is at a guest address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,12 +15,15 @@ pub(super) enum Entry {
     Absent,
     /// The touched function with this index.
     Touched(usize),
-    /// What the hardware has at another address: on a bus of another number, or a Virtual Function.
+    /// What the hardware has on a bus of another number.
     Elsewhere,
+    /// A Virtual Function of the followed function with this number.
+    Virtual(usize),
 }
 
 /// Most functions an [`Index`] tells apart.
 pub(super) const MAX_FUNCTIONS: usize = VIRTUAL as usize;
+const _: () = assert!(MAX_FOLLOWED == (ABSENT - VIRTUAL) as usize, "each has a code");
 
 /// The guest addresses a plan touches, on at most `B` buses.
 #[derive(Debug, Clone)]
@@ -45,11 +49,11 @@ struct Bus {
 const NOWHERE: u8 = u8::MAX;
 
 /// Codes that are no index of a touched function: what the hardware has there; the same, on a bus the guest knows by
-/// another number; nothing; a Virtual Function.
+/// another number; nothing; from `VIRTUAL` on a Virtual Function, by whose it is.
 const PLAIN: u8 = 255;
 const RENAMED: u8 = 254;
 const ABSENT: u8 = 253;
-const VIRTUAL: u8 = 252;
+const VIRTUAL: u8 = 245;
 
 impl<const B: usize> Index<B> {
     pub(super) const fn new() -> Self {
@@ -73,7 +77,8 @@ impl<const B: usize> Index<B> {
             PLAIN => Entry::Plain,
             index if index < VIRTUAL => Entry::Touched(index.into()),
             ABSENT => Entry::Absent,
-            _ => Entry::Elsewhere,
+            RENAMED => Entry::Elsewhere,
+            followed => Entry::Virtual(followed.wrapping_sub(VIRTUAL).into()),
         }
     }
 
@@ -85,15 +90,26 @@ impl<const B: usize> Index<B> {
         code.copied().unwrap_or(PLAIN)
     }
 
+    /// Of which followed function there is a Virtual Function at a guest address.
+    #[inline]
+    pub(super) fn followed(&self, function: Guest<Bdf>) -> Option<usize> {
+        let number = usize::from(self.code(function).wrapping_sub(VIRTUAL));
+        if number < MAX_FOLLOWED { Some(number) } else { None }
+    }
+
     /// Puts something at a guest address; `Err` holds the bus there is no room for.
     pub(super) fn set(&mut self, function: Guest<Bdf>, entry: Entry) -> Result<(), u8> {
         let bus = function.0.bus();
         let place = self.touch(bus)?;
         let code = match entry {
             Entry::Plain => PLAIN,
-            Entry::Elsewhere => VIRTUAL,
+            Entry::Elsewhere => RENAMED,
             Entry::Absent => ABSENT,
             Entry::Touched(index) => u8::try_from(index).ok().filter(|index| *index < VIRTUAL).ok_or(bus)?,
+            Entry::Virtual(followed) => {
+                let code = u8::try_from(followed).ok().and_then(|followed| followed.checked_add(VIRTUAL));
+                code.filter(|code| *code < ABSENT).ok_or(bus)?
+            }
         };
         let codes = self.codes.get_mut(place).ok_or(bus)?;
         *codes.get_mut(usize::from(function.0.devfn())).ok_or(bus)? = code;
@@ -163,7 +179,7 @@ impl<const B: usize> Index<B> {
                 fingerprint.add_byte(match *code {
                     RENAMED => PLAIN,
                     // Which Virtual Functions there are follows from registers.
-                    VIRTUAL => ABSENT,
+                    VIRTUAL..=ABSENT => ABSENT,
                     code => code,
                 });
             }

@@ -57,7 +57,7 @@ use crate::topology::MAX_ROOT_WINDOWS;
 /// cause an error.
 ///
 /// `F` counts moved and hidden functions, the ports they left or went behind, Root Complex Event Collectors on their bus,
-/// and first functions of devices whose number of functions changes; 5 is enough for one move, 252 is the most. Virtual
+/// and first functions of devices whose number of functions changes; 5 is enough for one move, 245 is the most. Virtual
 /// Functions that follow count as one for each Physical Function.
 #[derive(Debug, Clone)]
 pub struct Remapper<const F: usize> {
@@ -132,7 +132,7 @@ impl<const F: usize> Remapper<F> {
         match self.index.entry(Guest(access.function())) {
             Entry::Plain => return ReadDecision::Passthrough,
             Entry::Absent => return ReadDecision::Hide,
-            Entry::Elsewhere => {}
+            Entry::Elsewhere | Entry::Virtual(_) => {}
             Entry::Touched(index) => {
                 let Some(touched) = self.functions.get(index) else { return ReadDecision::Passthrough };
                 let rule = touched.rules.of(access.dword());
@@ -198,17 +198,28 @@ impl<const F: usize> Remapper<F> {
         }
     }
 
-    /// A read of what the hardware has at another address, or of a register that names requesters.
+    /// A read of what the hardware has at another address, of a Virtual Function, or of a register that names requesters.
     #[cold]
     #[inline(never)]
     fn read_rarely(&self, access: Access) -> ReadDecision {
-        if let Entry::Touched(index) = self.index.entry(Guest(access.function()))
-            && let Some(touched) = self.functions.get(index)
-        {
-            return touched.rules.of(access.dword()).read_requesters(access.of(touched.host));
+        let function = Guest(access.function());
+        if let Some(number) = self.index.followed(function) {
+            return self.read_virtual_function(number, access);
         }
-        let to = self.elsewhere(Guest(access.function())).map(|function| access.of(function));
-        ReadDecision::Redirect { to, splice: Splice::HARDWARE }
+        match self.index.entry(function) {
+            Entry::Touched(index) => self.functions.get(index).map_or(ReadDecision::Passthrough, |touched| {
+                touched.rules.of(access.dword()).read_requesters(access.of(touched.host))
+            }),
+            Entry::Plain | Entry::Absent | Entry::Elsewhere | Entry::Virtual(_) => {
+                let to = self.elsewhere(function).map(|function| access.of(function));
+                ReadDecision::Redirect { to, splice: Splice::HARDWARE }
+            }
+        }
+    }
+
+    /// Where the hardware has what the guest finds on a bus it knows by another number.
+    fn elsewhere(&self, guest: Guest<Bdf>) -> Host<Bdf> {
+        self.index.on_hardware(guest).unwrap_or(Host(guest.0))
     }
 
     #[inline(never)]
@@ -231,6 +242,7 @@ impl<const F: usize> Remapper<F> {
                 let to = self.elsewhere(Guest(access.function())).map(|function| access.of(function));
                 WriteDecision::Redirect { to, value }
             }
+            Entry::Virtual(number) => self.write_virtual_function(number, access, value),
         };
     }
 
@@ -246,12 +258,8 @@ impl<const F: usize> Remapper<F> {
     fn write_on(&mut self, index: usize, access: Access, value: u32, changed: u32, decision: &mut WriteDecision) {
         let Some(touched) = self.functions.get(index) else { return };
         let rule = touched.rules.of(access.dword());
-        // Bytes that are all ours are left alone in hardware; in shared ones our bits are held.
-        if let Some(lanes) = rule.written_lanes(access.lanes()) {
-            *decision = WriteDecision::Redirect {
-                to: Host(access.of(touched.host).with_lanes(lanes)),
-                value: value & rule.to_hardware | rule.hold,
-            };
+        if let Some(redirected) = rule.write(access.of(touched.host), value) {
+            *decision = redirected;
         }
         match rule.effect {
             Effect::None => {}

@@ -17,6 +17,7 @@ impl<const F: usize> Remapper<F> {
             Entry::Plain => None,
             Entry::Absent => Some(None),
             Entry::Elsewhere => Some(Some(self.elsewhere(guest))),
+            Entry::Virtual(number) => Some(self.virtual_to_host(number, guest)),
             Entry::Touched(index) => {
                 let touched = self.functions.get(index).filter(|touched| !touched.is_inert);
                 Some(touched.map(|touched| Host(touched.host)))

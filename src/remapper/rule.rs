@@ -4,7 +4,7 @@ use super::reason::Reason;
 use super::state::Fingerprint;
 use crate::access::{Access, Dword, Lanes};
 use crate::address::Host;
-use crate::decision::{ReadDecision, Splice};
+use crate::decision::{ReadDecision, Splice, WriteDecision};
 
 /// The registers of one function are more than a table has room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +121,14 @@ impl Rule {
     /// The bits of those Routing IDs.
     pub(super) fn requesters(&self) -> u32 {
         Lanes::new(self.to_lanes >> 4).map_or(0, Lanes::mask)
+    }
+
+    /// What of a write reaches the hardware. Bytes that are all ours are left alone there; in shared ones our bits are held.
+    #[inline]
+    pub(super) fn write(&self, access: Access, value: u32) -> Option<WriteDecision> {
+        let lanes = self.written_lanes(access.lanes())?;
+        let value = value & self.to_hardware | self.hold;
+        Some(WriteDecision::Redirect { to: Host(access.with_lanes(lanes)), value })
     }
 
     /// Those of the lanes in which a bit the guest writes reaches the hardware.

@@ -8,18 +8,19 @@ use super::rule::{Effect, Rules, TooManyRules};
 use super::state::Fingerprint;
 use super::touched::Touched;
 use super::window::Trapped;
-use crate::access::Dword;
+use crate::access::{Access, Dword};
 use crate::address::{Bdf, Guest, Host};
+use crate::decision::{ReadDecision, WriteDecision};
 use crate::plan::{Addresses, MsixTable, Plan, PlanError, VirtualFunctions};
 use crate::spec::bar::BarKind;
-use crate::spec::header::Command;
-use crate::spec::{express, sriov};
+use crate::spec::header::{self, Command};
+use crate::spec::{express, sriov, type0};
 use crate::topology::{Function, SrIov};
 
-/// The Virtual Functions of one moved function, none of which has rules of its own.
+/// The Virtual Functions of one moved function. All have the same rules.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Followed {
-    /// Places of the Physical Function and of what has the windows, among the touched functions.
+    /// Places of the Physical Function and of what has the windows and the rules, among the touched functions.
     pub(super) physical: usize,
     pub(super) windows: usize,
     control: Dword,
@@ -43,7 +44,8 @@ impl<const F: usize> Remapper<F> {
         }
         let relocation = plan.relocation_of(host);
         let trapped = relocation.is_some_and(|relocation| relocation.msix_table == MsixTable::Trapped);
-        let windows = self.add(Touched::virtual_functions(function, found, sriov, trapped))?;
+        let all = Touched::virtual_functions(function, found, sriov, trapped);
+        let windows = self.add(all.map_err(|TooManyRules| PlanError::TooManyRegisters(host))?)?;
         if let Some(port) = plan.ari_port(found) {
             let index = self.staying(port)?;
             if let Some(touched) = self.functions.get_mut(index) {
@@ -58,13 +60,34 @@ impl<const F: usize> Remapper<F> {
         Ok(())
     }
 
-    /// Where hardware has what the guest finds at an address that is another's there: a Virtual Function, or what is on a
-    /// bus of another number.
+    /// A read of a Virtual Function there is.
     #[inline]
-    pub(super) fn elsewhere(&self, guest: Guest<Bdf>) -> Host<Bdf> {
-        let Host(place) = self.index.on_hardware(guest).unwrap_or(Host(guest.0));
-        let virtual_function = self.followed.iter().find_map(|followed| followed.to_host(Guest(place)));
-        virtual_function.unwrap_or(Host(place))
+    pub(super) fn read_virtual_function(&self, number: usize, access: Access) -> ReadDecision {
+        let Some((all, Host(host))) = self.virtual_function(number, Guest(access.function())) else {
+            return ReadDecision::Hide;
+        };
+        let rule = all.rules.of(access.dword());
+        if rule.is_read() { rule.read(access.of(host)) } else { ReadDecision::Emulate(rule.shadow) }
+    }
+
+    /// A write to a Virtual Function there is.
+    pub(super) fn write_virtual_function(&self, number: usize, access: Access, value: u32) -> WriteDecision {
+        let Some((all, Host(host))) = self.virtual_function(number, Guest(access.function())) else {
+            return WriteDecision::Hide;
+        };
+        all.rules.of(access.dword()).write(access.of(host), value).unwrap_or(WriteDecision::Emulate)
+    }
+
+    /// What has the rules of the Virtual Function the guest finds at an address, and where hardware has it.
+    #[inline]
+    pub(super) fn virtual_function(&self, number: usize, guest: Guest<Bdf>) -> Option<(&Touched, Host<Bdf>)> {
+        let followed = self.followed.get(number)?;
+        Some((self.functions.get(followed.windows)?, followed.to_host(guest)))
+    }
+
+    /// Where hardware has the Virtual Function the guest finds at an address.
+    pub(super) fn virtual_to_host(&self, number: usize, guest: Guest<Bdf>) -> Option<Host<Bdf>> {
+        self.followed.get(number).map(|followed| followed.to_host(guest))
     }
 
     /// Whether what is at this place among the touched functions stands for Virtual Functions.
@@ -87,8 +110,8 @@ impl<const F: usize> Remapper<F> {
     /// Physical Function changed.
     #[inline(never)]
     pub(super) fn settle_virtual_functions(&mut self, physical: usize) {
-        let Some(number) = self.followed.iter().position(|followed| followed.physical == physical) else { return };
-        let Some(followed) = self.followed.get_mut(number) else { return };
+        let Some(place) = self.followed.iter().position(|followed| followed.physical == physical) else { return };
+        let Some(followed) = self.followed.get_mut(place) else { return };
         let Some((before, [windows, ..])) = self.functions.split_at_mut_checked(followed.windows) else { return };
         let Some(function) = before.get(physical) else { return };
         let enabled = followed.count(&function.rules);
@@ -102,7 +125,7 @@ impl<const F: usize> Remapper<F> {
         let (reach, due) = (windows.reach.with(reach_before), windows.due);
         let followed = *followed;
         for number in was.min(enabled)..was.max(enabled) {
-            let entry = if number < enabled { Entry::Elsewhere } else { Entry::Absent };
+            let entry = if number < enabled { Entry::Virtual(place) } else { Entry::Absent };
             // The bus is touched since the plan was built.
             let _ = self.index.set(followed.guest.map(|all| all.nth(number)), entry);
         }
@@ -142,10 +165,11 @@ impl Followed {
         rules.shadow(self.control) & both == both
     }
 
+    /// Where hardware has one the guest finds, whatever number it knows their bus by: all are on one.
     #[inline]
-    fn to_host(self, guest: Guest<Bdf>) -> Option<Host<Bdf>> {
-        let number = self.guest.0.number(guest.0, self.enabled)?;
-        Some(self.host.map(|all| all.nth(number)))
+    fn to_host(&self, Guest(guest): Guest<Bdf>) -> Host<Bdf> {
+        let Guest(all) = self.guest;
+        self.host.map(|own| own.counterpart(all, guest.on_bus(all.nth(0).bus())))
     }
 
     fn to_guest(self, host: Host<Bdf>) -> Option<Guest<Bdf>> {
@@ -155,16 +179,28 @@ impl Followed {
 }
 
 impl Touched {
-    /// What has the windows of all Virtual Functions of one; the guest finds it nowhere.
-    fn virtual_functions(function: &Function, found: &VirtualFunctions, sriov: &SrIov, is_trapped: bool) -> Self {
+    /// What has the windows of all Virtual Functions of one, and the rules of each; the guest finds it nowhere.
+    fn virtual_functions(
+        function: &Function,
+        found: &VirtualFunctions,
+        sriov: &SrIov,
+        is_trapped: bool,
+    ) -> Result<Self, TooManyRules> {
         let mut all = Self::new(function, None);
+        let mut rules = all.rules.because(Reason::VirtualFunctions);
+        // 9.3.4.1: the ID is no ID, there are no BARs and no ROM. Of what is half of an agreement with the port all is
+        // reserved (9.3.5). Where extended capabilities are is not known before there are Virtual Functions.
+        rules.fix(header::ID, !0, header::ABSENT)?;
+        rules.zero(header::BAR0, 6)?;
+        rules.zero(type0::ROM, 1)?;
+        rules.zero(header::EXTENDED, Dword::COUNT)?;
         for one in found.bars.into_iter().flatten() {
             let trapped = if is_trapped { Trapped::All } else { Trapped::None };
             let dword = bar_register(sriov, one.bar.number());
             let enable = Command::MEMORY_SPACE_ENABLE;
             all.add_parts(one.bar.kind(), dword, one.host.0.len(), one.host, trapped, enable);
         }
-        all
+        Ok(all)
     }
 
     /// SR-IOV of a moved function: what tells where its Virtual Functions are is the guest's, and how many there are

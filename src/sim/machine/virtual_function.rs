@@ -4,7 +4,7 @@
 use super::function::Function;
 use super::reset::Reset;
 use super::writes::RegisterWrite;
-use super::{Blueprint, Capability, FunctionId, Machine};
+use super::{Blueprint, Capability, ExtendedCapability, FunctionId, Machine};
 use crate::address::{Bdf, Span};
 use crate::spec::capability::ExtendedCapabilityId;
 use crate::spec::express::PortType;
@@ -99,7 +99,8 @@ impl Function {
             .id(!0)
             .class(class)
             .command(Command::empty())
-            .capability(&Capability::Express(PortType::Endpoint));
+            .capability(&Capability::Express(PortType::Endpoint))
+            .extended(&ExtendedCapability::Ats);
         let last = (0..6).rev().find_map(|index| Some((index, physical.vf_bar(index.into())?)));
         let half = last.and_then(|(index, bar)| Some((index, u32::try_from(bar.size / 2).ok()?)));
         let blueprint = match half {
