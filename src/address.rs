@@ -193,6 +193,12 @@ impl Span {
         Self { start, last: start.wrapping_add(len.wrapping_sub(1)) }
     }
 
+    /// The same start, and another end the caller knows to be none before it.
+    #[inline]
+    pub(crate) const fn until(self, last: u64) -> Self {
+        Self { last, ..self }
+    }
+
     /// The same bytes, of what starts at `base`, of which the caller knows that it lies in the 64-bit space.
     #[inline]
     pub(crate) const fn of_base(self, base: u64) -> Self {

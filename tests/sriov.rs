@@ -21,7 +21,7 @@ use pci_remap::sim::machine::{Blueprint, Capability, ExtendedCapability, Machine
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
-use pci_remap::{Access, Bdf, Dword, Finding, Grade, Guest, Host, Plan, Relocation};
+use pci_remap::{Access, Bdf, Dword, Finding, Grade, Guest, Host, MapOp, Plan, Relocation, Space, Translation};
 use support::*;
 
 const KERNELS: [Kind; 2] = [Kind::Linux61, Kind::Linux615];
@@ -234,8 +234,8 @@ fn their_memory_is_mapped_while_they_are_enabled_and_decode() {
     // Pre-assigned in the window of the port it is found behind.
     assert_eq!([0x24, 0x28, 0x30, 0x34].map(|at| vm.read(NIC, SRIOV + at)), [0xc, 0x10, 0x0002_000c, 0x10]);
     let maps = [
-        "map mem 0x1000000000-0x100001ffff to 0x1001100000-0x100111ffff",
-        "map mem 0x1000020000-0x100003ffff to 0x1001120000-0x100113ffff",
+        "map mem 0x1000000000-0x1000007fff to 0x1001100000-0x1001107fff",
+        "map mem 0x1000020000-0x1000027fff to 0x1001120000-0x1001127fff",
     ];
     assert_eq!(enable(&mut vm, 2), maps);
     assert_eq!(vm.write_word(NIC, CONTROL, 0x1).len(), 2, "VF Memory Space Enable is off");
@@ -335,10 +335,52 @@ fn one_shows_no_id_no_bars_and_no_extended_capabilities_whatever_hardware_has_th
 fn how_many_there_are_follows_a_number_that_is_changed_late() {
     let mut vm = followed(machine([adapter("02:00.0")]));
     enable(&mut vm, 2);
-    vm.write_word(NIC, NUM_VFS, 3);
+    let changes = |changes: Vec<MapOp>| changes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        changes(vm.write_word(NIC, NUM_VFS, 3)),
+        [
+            "unmap mem 0x1000000000-0x1000007fff",
+            "unmap mem 0x1000020000-0x1000027fff",
+            "map mem 0x1000000000-0x100000bfff to 0x1001100000-0x100110bfff",
+            "map mem 0x1000020000-0x100002bfff to 0x1001120000-0x100112bfff",
+        ]
+    );
     assert_eq!(vm.remapper().to_host(guest("01:11.4")), Some(Some(host("02:10.4"))));
     vm.write_word(NIC, NUM_VFS, 1);
     assert_eq!(vm.remapper().to_host(guest("01:11.2")), Some(None));
+    assert_eq!(vm.write_word(NIC, NUM_VFS, 0).len(), 2);
+    assert_eq!(vm.second_stage().mappings(), []);
+    assert_eq!(vm.write_word(NIC, CONTROL, 0x0), []);
+    assert_eq!(enable(&mut vm, 1)[0], "map mem 0x1000000000-0x1000003fff to 0x1001100000-0x1001103fff");
+}
+
+#[test]
+fn what_could_not_be_unmapped_goes_as_it_was_before_there_are_more() {
+    let mut vm = followed(machine([adapter("02:00.0")]));
+    let starts = |vm: &Vm| vm.second_stage().mappings().iter().map(|one| one.guest.0).collect::<Vec<_>>();
+    enable(&mut vm, 2);
+    vm.refuse_every(1);
+    vm.write_word(NIC, CONTROL, 0);
+    enable(&mut vm, 4);
+    assert_eq!(starts(&vm), [span(0x10_0000_0000, 2 * VF_SIZE), span(0x10_0002_0000, 2 * VF_SIZE)]);
+    vm.refuse_every(0);
+    vm.apply_pending();
+    assert_eq!(starts(&vm), [span(0x10_0000_0000, 4 * VF_SIZE), span(0x10_0002_0000, 4 * VF_SIZE)]);
+}
+
+/// FreeBSD has addresses for those it enables only, and may have something else behind them.
+#[test]
+fn what_is_behind_the_memory_of_those_there_are_is_not_theirs() {
+    let mut vm = followed(machine([adapter("02:00.0")]));
+    enable(&mut vm, 2);
+    let of = |vm: &Vm, address| vm.remapper().translate(Space::Memory, Guest(address));
+    let last = 0x10_0000_0000 + 2 * VF_SIZE - 1;
+    assert_eq!(of(&vm, last), Translation::Host(Host(0x10_0110_0000 + 2 * VF_SIZE - 1)));
+    assert_eq!(of(&vm, last + 1), Translation::Untouched);
+    let moved: Vec<_> = vm.write(NIC, SRIOV + 0x24, 0x0001_0000).iter().map(ToString::to_string).collect();
+    let [old, new] =
+        ["unmap mem 0x1000000000-0x1000007fff", "map mem 0x1000010000-0x1000017fff to 0x1001100000-0x1001107fff"];
+    assert_eq!(moved, [old, new]);
 }
 
 #[test]

@@ -342,7 +342,7 @@ impl<const F: usize> Remapper<F> {
         pending.flat_map(|touched| &touched.windows).any(|window| {
             window.is_stale()
                 && window.space == space
-                && window.span_at(window.applied).is_some_and(|stale| stale.overlaps(span))
+                && window.applied_span().is_some_and(|stale| stale.overlaps(span))
         })
     }
 

@@ -205,6 +205,7 @@ impl Touched {
                 claim: 0,
                 wanted: 0,
                 applied: 0,
+                applied_last: Span::of(offset, len).last(),
             };
             // The BAR is concealed with its first part.
             if offset == 0 {

@@ -82,12 +82,12 @@ impl<const F: usize> Remapper<F> {
     #[inline]
     pub(super) fn virtual_function(&self, number: usize, guest: Guest<Bdf>) -> Option<(&Touched, Host<Bdf>)> {
         let followed = self.followed.get(number)?;
-        Some((self.functions.get(followed.windows)?, followed.to_host(guest)))
+        Some((self.functions.get(followed.windows)?, followed.on_hardware(guest)))
     }
 
     /// Where hardware has the Virtual Function the guest finds at an address.
     pub(super) fn virtual_to_host(&self, number: usize, guest: Guest<Bdf>) -> Option<Host<Bdf>> {
-        self.followed.get(number).map(|followed| followed.to_host(guest))
+        self.followed.get(number).map(|followed| followed.on_hardware(guest))
     }
 
     /// Whether what is at this place among the touched functions stands for Virtual Functions.
@@ -117,6 +117,7 @@ impl<const F: usize> Remapper<F> {
         let enabled = followed.count(&function.rules);
         let was = core::mem::replace(&mut followed.enabled, enabled);
         let reach_before = windows.reach;
+        windows.windows.iter_mut().for_each(|window| window.cover(enabled, followed.total));
         let is_there = function.power.is_awake() && !function.has_forgotten && followed.are_decoding(&function.rules);
         let command = if is_there { u32::from(Command::MEMORY_SPACE_ENABLE.bits()) } else { 0 };
         let may_meet = windows.claim_by(&function.rules, command)
@@ -161,13 +162,12 @@ impl Followed {
     }
 
     fn are_decoding(&self, rules: &Rules) -> bool {
-        let both = sriov::VF_ENABLE | sriov::VF_MEMORY_SPACE_ENABLE;
-        rules.shadow(self.control) & both == both
+        self.enabled != 0 && rules.shadow(self.control) & sriov::VF_MEMORY_SPACE_ENABLE != 0
     }
 
     /// Where hardware has one the guest finds, whatever number it knows their bus by: all are on one.
     #[inline]
-    fn to_host(&self, Guest(guest): Guest<Bdf>) -> Host<Bdf> {
+    fn on_hardware(&self, Guest(guest): Guest<Bdf>) -> Host<Bdf> {
         let Guest(all) = self.guest;
         self.host.map(|own| own.counterpart(all, guest.on_bus(all.nth(0).bus())))
     }

@@ -40,9 +40,14 @@ pub(super) struct Window {
     pub(super) claim: u64,
     /// Where it shall be: there, or nowhere (0) when an earlier window or a reserved range is there.
     pub(super) wanted: u64,
-    /// Where it is, as far as this part goes; 0 for nowhere.
+    /// Where it is, as far as this part goes; 0 for nowhere. With [`OUTGROWN`] the part had another end then.
     pub(super) applied: u64,
+    /// That end, as an offset into the BAR, once something made the part go.
+    pub(super) applied_last: u64,
 }
+
+/// In [`Window::applied`], where an address has a zero.
+const OUTGROWN: u64 = 1;
 
 /// Where the guest puts a BAR.
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +131,7 @@ impl Window {
 
     /// Wants the BAR to be where it claims to be, or nowhere.
     pub(super) const fn want(&mut self, is_free: bool) {
+        self.note_applied_end();
         self.wanted = if is_free { self.claim } else { 0 };
     }
 
@@ -147,6 +153,24 @@ impl Window {
         self.space == space && self.claimed().is_some_and(|claim| claim.overlaps(span))
     }
 
+    /// The BAR is that of this many Virtual Functions from now on, of those there can be. What is applied stays as it is,
+    /// and has to go first.
+    pub(super) fn cover(&mut self, count: u16, total: u16) {
+        self.note_applied_end();
+        let each = self.bar.0.len().checked_div(total.into()).unwrap_or(0);
+        let size = each.saturating_mul(count.into());
+        if size == 0 || size == self.size {
+            return;
+        }
+        if self.applied != 0 {
+            self.applied |= OUTGROWN;
+        }
+        self.highest = self.highest.saturating_add(self.size).saturating_sub(size);
+        self.size = size;
+        self.part = Span::of(0, size);
+        self.host = self.bar.map(|bar| Span::of(bar.start(), size));
+    }
+
     /// The guest addresses of the part when the BAR is at `base`, if that is somewhere.
     pub(super) const fn span_at(&self, base: u64) -> Option<Span> {
         if base == 0 { None } else { Some(self.part_at(base)) }
@@ -155,6 +179,28 @@ impl Window {
     #[inline]
     const fn part_at(&self, base: u64) -> Span {
         self.part.of_base(base)
+    }
+
+    /// What is applied ends where the part does now, unless it had another end then.
+    const fn note_applied_end(&mut self) {
+        if self.applied & OUTGROWN == 0 {
+            self.applied_last = self.part.last();
+        }
+    }
+
+    /// The guest addresses where it is.
+    pub(super) const fn applied_span(&self) -> Option<Span> {
+        match self.applied {
+            0 => None,
+            outgrown if outgrown & OUTGROWN != 0 => Some(self.leaving()),
+            applied => Some(self.part_at(applied)),
+        }
+    }
+
+    /// The same, where something made it go.
+    #[inline]
+    const fn leaving(&self) -> Span {
+        self.part.until(self.applied_last).of_base(self.applied & !OUTGROWN)
     }
 
     /// Whether it is still where it shall not be.
@@ -170,7 +216,7 @@ impl Window {
         if slot.is_map() {
             MapOp::Map { guest: Guest(self.part_at(self.wanted)), host, space, backing, prefetchable }
         } else if slot.is_unmap() {
-            MapOp::Unmap { guest: Guest(self.part_at(self.applied)), space }
+            MapOp::Unmap { guest: Guest(self.leaving()), space }
         } else {
             self.concealment()
         }
@@ -195,7 +241,7 @@ impl Window {
 
     /// Where hardware has the byte the guest finds at this address, if it is in the window.
     pub(super) fn translate(&self, guest: u64) -> Option<Translation> {
-        let span = self.span_at(self.applied)?;
+        let span = self.applied_span()?;
         if !span.contains(guest) {
             return None;
         }
@@ -215,32 +261,30 @@ impl Window {
             mapping: _,
             registers,
             bar,
-            size,
-            // It follows from the part and the space.
+            // They follow from the BAR, the registers and where parts start; of a VF BAR, also from how many there are.
+            size: _,
+            host: _,
+            highest: _,
             claims_memory: _,
             part,
-            host,
             space,
             backing,
             prefetchable,
             enable,
-            highest,
             // They follow from the registers.
             claim: _,
             wanted: _,
-            // It is the second stage's.
+            // They are the second stage's.
             applied: _,
+            applied_last: _,
         } = *self;
         registers.identify(fingerprint);
         fingerprint.add_span(bar.0);
-        fingerprint.add(size);
-        fingerprint.add_span(part);
-        fingerprint.add_span(host.0);
+        fingerprint.add(part.start());
         fingerprint.add(space == Space::Memory);
         fingerprint.add(backing == Backing::Trapped);
         fingerprint.add(prefetchable);
         fingerprint.add(enable);
-        fingerprint.add(highest);
     }
 }
 

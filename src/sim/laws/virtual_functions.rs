@@ -46,6 +46,7 @@ impl<'t> Session<'t> {
 pub(super) fn claims(session: &mut Session<'_>, found: &VirtualFunctions) -> Vec<Claim> {
     let relocation = session.move_of(found);
     let both = sriov::VF_ENABLE | sriov::VF_MEMORY_SPACE_ENABLE;
+    let count = (session.read_sriov(found, sriov::NUM_VFS) & 0xffff).min(found.count.into());
     if session.vm.remapper().has_forgotten(found.physical)
         || !session.is_awake(relocation)
         || session.read_sriov(found, sriov::CONTROL) & both != both
@@ -60,11 +61,13 @@ pub(super) fn claims(session: &mut Session<'_>, found: &VirtualFunctions) -> Vec
         let high = if is_wide { u64::from(session.read_sriov(found, index + 1)) } else { 0 };
         let base = high << 32 | u64::from(low);
         let limit = if is_wide { (1 << 52) - 1 } else { u64::from(u32::MAX) };
-        let Some(span) = Span::new(base, one.host.0.len()).filter(|span| base != 0 && span.last() < limit) else {
+        let size = one.bar.size() * u64::from(count);
+        let Some(span) = Span::new(base, size).filter(|span| base != 0 && span.last() < limit) else {
             continue;
         };
         let trapped = if relocation.msix_table == MsixTable::Trapped { 0..span.len() } else { 0..0 };
-        claims.push(Claim { span, host: one.host.0, space: Space::Memory, trapped });
+        let host = Span::new(one.host.0.start(), size).unwrap();
+        claims.push(Claim { span, host, space: Space::Memory, trapped });
     }
     claims
 }
