@@ -25,23 +25,6 @@ use pci_remap::{Access, Bdf, Dword, Finding, Grade, Guest, Host, MapOp, Plan, Re
 use support::*;
 
 const KERNELS: [Kind; 2] = [Kind::Linux61, Kind::Linux615];
-/// Bytes of one Virtual Function in each of its two BARs.
-const VF_SIZE: u64 = 0x4000;
-
-/// A NIC with eight Virtual Functions from device 16 on, on every other function number (QEMU's igb).
-fn adapter(at: &str) -> Blueprint {
-    let bar = |address| VfBar { kind: MEMORY_64, size: VF_SIZE, address };
-    let bars = vec![(0, bar(0x10_0110_0000)), (3, bar(0x10_0112_0000))];
-    Blueprint::endpoint(bdf(at))
-        .bar(0, MEMORY, 0x2_0000, 0xe100_0000)
-        .bar(3, MEMORY, 0x4000, 0xe102_0000)
-        .capability(&Capability::PowerManagement)
-        .capability(&Capability::MsiX { vectors: 4, table: (3, 0), pba: (3, 0x2000) })
-        .capability(&Capability::Express(PortType::Endpoint))
-        .extended(&ExtendedCapability::AdvancedErrorReporting)
-        .extended(&ExtendedCapability::Ari { next: 0 })
-        .extended(&ExtendedCapability::SrIov { total: 8, offset: 0x80, stride: 2, bars })
-}
 
 /// Addresses of the first `count` Virtual Functions of that NIC.
 fn virtual_functions(physical: &str, count: u16) -> Vec<Bdf> {

@@ -9,7 +9,7 @@ use bitflags::bitflags;
 
 use super::path::Path;
 use crate::address::{Bdf, Guest, Host};
-use crate::plan::{InterruptPin, Plan, Relocation};
+use crate::plan::{InterruptPin, MAX_FOLLOWED, Places, Plan, Relocation};
 use crate::topology::{Function, TopologyView};
 
 /// What to do about one move in one table.
@@ -90,15 +90,23 @@ impl Object {
 const CHANGES: usize = 9;
 
 impl Plan<'_> {
-    /// Which tables and objects of ACPI may name the moved functions, and what to write there.
+    /// Which tables and objects of ACPI may name the moved functions, and what to write there. Virtual Functions that follow
+    /// are in none but IVRS and records of errors: DMAR has them by their Physical Function (Linux: `device_lookup_iommu`).
     pub fn advice(&self) -> impl Iterator<Item = Advice> {
         let moved = self.relocations().iter().filter(|relocation| relocation.guest.0 != relocation.host.0);
-        moved.flat_map(move |relocation| {
+        let functions = moved.flat_map(move |relocation| {
             let Relocation { host, guest, .. } = *relocation;
             let function = self.host().function(host);
             let changes = (0..CHANGES).filter_map(move |nth| change(self, relocation, function?, nth));
             changes.map(move |change| Advice { host, guest, change })
-        })
+        });
+        let followed = self.virtual_functions(&Places::find(self));
+        let followed = (0..MAX_FOLLOWED).filter_map(move |nth| followed.get(nth).copied()?.ok());
+        let virtual_functions = followed.flat_map(|found| found.moves()).flat_map(move |(host, guest)| {
+            let changes = [Change::Alias { source: self.host().wire_id(host) }, Change::ErrorRecords];
+            changes.map(move |change| Advice { host, guest, change })
+        });
+        functions.chain(virtual_functions)
     }
 
     /// Slots whose power an operating system may switch, as the caller knows them, and that matter to a move: with

@@ -59,7 +59,8 @@ const SUB_HIERARCHY: u8 = 2;
 /// This is for hypervisors that translate Routing IDs for a guest with a remapping unit, emulated or shadowed: on the wire
 /// a moved function keeps the host's. A guest that owns the real unit programs it for the guest's and the function gets
 /// no DMA; [hide](super::hide) the table from such a one. There is no alias in this table; that is for
-/// [IVRS](super::add_aliases).
+/// [IVRS](super::add_aliases). Virtual Functions have no scopes: they are looked up by their Physical Function (Linux:
+/// `device_lookup_iommu`).
 ///
 /// The structures of other PCI segment groups than `segment`, that of the plan, stay as they are. Put the new table where
 /// the guest leaves it alone, and [point](super::point_entry) the root tables there.

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 use super::record::{Output, Record, Row, at_least};
 use super::table::{Fault, Signature, Table, TableError};
 use crate::address::{Bdf, Guest, Host};
-use crate::plan::{Plan, Relocation};
+use crate::plan::{Places, Plan, VirtualFunctions};
 use crate::topology::Function;
 
 /// Where the blocks start.
@@ -70,7 +70,8 @@ const ACPI_DEVICE: u8 = 0xf0;
 /// Writes an IVRS that says of each moved function that its requests carry the host's Requester ID, and how many bytes it
 /// has: an alias entry in every block of the IOMMU that looks after it. A guest that owns the IOMMU then programs both
 /// entries of the device table, for DMA and for interrupts (Linux: `clone_aliases`, `alloc_irq_table`), and the moved
-/// function works. Memory definitions of a moved function (5.2.2.9) become the guest address's.
+/// function works. Memory definitions of a moved function (5.2.2.9) become the guest address's. Virtual Functions that
+/// follow are moved functions, too.
 ///
 /// The blocks of other PCI segment groups than `segment`, that of the plan, stay as they are. Put the new table where
 /// the guest leaves it alone, and [point](super::point_entry) the root tables there.
@@ -84,8 +85,10 @@ pub fn add_aliases(ivrs: &[u8], segment: u16, plan: &Plan<'_>, buffer: &mut [u8]
     let (head, blocks) = table.split(BLOCKS, block_length)?;
     let units = Units { blocks: blocks.clone(), segment };
     units.check()?;
-    for relocation in moves(plan) {
-        units.check_alias(plan, relocation)?;
+    let followed = plan.virtual_functions(&Places::find(plan));
+    let moves = || moved_functions(plan).chain(followed.iter().flatten().flat_map(VirtualFunctions::moves));
+    for moved in moves() {
+        units.check_alias(plan, moved, moves())?;
     }
     let mut new = Output::new(buffer);
     new.put(head);
@@ -93,19 +96,19 @@ pub fn add_aliases(ivrs: &[u8], segment: u16, plan: &Plan<'_>, buffer: &mut [u8]
         if let Some((ivhd, entries)) = ivhd(block).filter(|(ivhd, _)| ivhd.segment.get() == segment) {
             let start = new.len();
             new.put(block.bytes);
-            for relocation in moves(plan) {
-                let wire = units.wire_id(plan, relocation.host);
+            for (host, guest) in moves() {
+                let wire = units.wire_id(plan, host);
                 if let Some(setting) =
                     setting(&entries, wire.0).filter(|_| units.unit_of(wire.0) == Some(ivhd.device_id))
                 {
-                    new.put(&alias(relocation.guest, wire, setting.data));
+                    new.put(&alias(guest, wire, setting.data));
                 }
             }
             new.set_length(start).map_err(|bad| bad.of(Signature::IVRS))?;
         } else if let Some(ivmd) =
             block.start::<Ivmd>().filter(|ivmd| is_ivmd(ivmd.kind) && ivmd.segment.get() == segment)
         {
-            put_memory(&mut new, plan, ivmd, block);
+            put_memory(&mut new, moves(), ivmd, block);
         } else {
             new.put(block.bytes);
         }
@@ -113,9 +116,13 @@ pub fn add_aliases(ivrs: &[u8], segment: u16, plan: &Plan<'_>, buffer: &mut [u8]
     new.finish(Signature::IVRS)
 }
 
-/// Functions with another address in the guest.
-fn moves<'a>(plan: &'a Plan<'_>) -> impl Iterator<Item = Relocation> + use<'a> {
-    plan.relocations().iter().copied().filter(|relocation| relocation.guest.0 != relocation.host.0)
+/// A function, and where the guest finds it.
+type Moved = (Host<Bdf>, Guest<Bdf>);
+
+/// Functions with another address in the guest, but for virtual ones.
+fn moved_functions<'a>(plan: &'a Plan<'_>) -> impl Iterator<Item = Moved> + use<'a> {
+    let moves = plan.relocations().iter().map(|relocation| (relocation.host, relocation.guest));
+    moves.filter(|(host, guest)| host.0 != guest.0)
 }
 
 /// The entry that says that requests of one function carry the ID of another (5.2.2.6).
@@ -126,7 +133,7 @@ fn alias(guest: Guest<Bdf>, wire: Host<Bdf>, data_setting: u8) -> [u8; 8] {
 }
 
 /// Writes a memory definition for the functions of the guest it is about.
-fn put_memory(new: &mut Output<'_>, plan: &Plan<'_>, ivmd: &Ivmd, block: Record<'_>) {
+fn put_memory(new: &mut Output<'_>, moves: impl Iterator<Item = Moved>, ivmd: &Ivmd, block: Record<'_>) {
     let first = ivmd.device_id.get();
     let devices = match ivmd.kind {
         IVMD_SELECT => first..=first,
@@ -140,11 +147,11 @@ fn put_memory(new: &mut Output<'_>, plan: &Plan<'_>, ivmd: &Ivmd, block: Record<
         auxiliary: U16::ZERO,
         ..*ivmd
     };
-    let mut moved = moves(plan).filter(|relocation| devices.contains(&relocation.host.0.routing_id())).peekable();
-    if ivmd.kind == IVMD_RANGE || moved.peek().is_none() {
+    let mut affected = moves.filter(|(host, _)| devices.contains(&host.0.routing_id())).peekable();
+    if ivmd.kind == IVMD_RANGE || affected.peek().is_none() {
         new.put(block.bytes);
     }
-    moved.for_each(|relocation| new.put(of(relocation.guest).as_bytes()));
+    affected.for_each(|(_, guest)| new.put(of(guest).as_bytes()));
 }
 
 /// The IOMMUs of a PCI segment group.
@@ -179,20 +186,24 @@ impl<'a> Units<'a> {
         Ok(())
     }
 
-    /// Whether an alias makes a moved function work.
-    fn check_alias(&self, plan: &Plan<'_>, relocation: Relocation) -> Result<(), TableError> {
-        let Relocation { host, guest, .. } = relocation;
+    /// Whether an alias makes a function work that is moved as others are.
+    fn check_alias(
+        &self,
+        plan: &Plan<'_>,
+        (host, guest): Moved,
+        moves: impl Iterator<Item = Moved>,
+    ) -> Result<(), TableError> {
         let wire = self.wire_id(plan, host);
         let (wanted, own) = (self.unit_of(wire.0), self.unit_of(guest.0));
         if own.is_some() && own != wanted {
             return Err(Fault::OtherIommu(guest, wire).of(Signature::IVRS, BLOCKS));
         }
-        let visible = plan.host().functions().iter().map(Function::bdf).filter(|other| *other != host);
-        let mut visible = visible.filter(|other| !plan.hidden().contains(other));
-        let shares =
-            |other: Host<Bdf>| plan.guest_address(other) == Some(Guest(wire.0)) || self.wire_id(plan, other) == wire;
-        match visible.find(|other| wanted.is_some() && shares(*other)) {
-            Some(other) => Err(Fault::SharedRequesterId(host, other).of(Signature::IVRS, BLOCKS)),
+        let functions = plan.host().functions().iter().map(Function::bdf);
+        let found = functions.filter_map(|other| Some((other, plan.guest_address(other)?)));
+        let mut visible = found.chain(moves).filter(|(other, _)| *other != host);
+        let shares = |(other, at): &Moved| at.0 == wire.0 || self.wire_id(plan, *other) == wire;
+        match visible.find(|other| wanted.is_some() && shares(other)) {
+            Some((other, _)) => Err(Fault::SharedRequesterId(host, other).of(Signature::IVRS, BLOCKS)),
             None => Ok(()),
         }
     }

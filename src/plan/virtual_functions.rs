@@ -89,6 +89,14 @@ impl Addresses {
 /// What is known of the Virtual Functions that shall follow.
 pub(crate) type Followed = Vec<Result<VirtualFunctions, (Host<Bdf>, Cause)>, MAX_FOLLOWED>;
 
+impl VirtualFunctions {
+    /// Each, with the place the guest finds it at.
+    pub(crate) fn moves(&self) -> impl Iterator<Item = (Host<Bdf>, Guest<Bdf>)> + use<> {
+        let Self { count, host, guest, .. } = *self;
+        (0..count).map(move |number| (host.map(|all| all.nth(number)), guest.map(|all| all.nth(number))))
+    }
+}
+
 impl Relocation {
     /// The SR-IOV Capability, if Virtual Functions shall follow.
     pub(crate) fn followed(self, function: &Function) -> Option<&SrIov> {

@@ -1,7 +1,7 @@
 //! Which tables name a moved function, and what to write there.
 
 use pci_remap::acpi::{Matters, PowerMethods, PoweredSlot, Slot};
-use pci_remap::plan::InterruptPin;
+use pci_remap::plan::{InterruptPin, Vfs};
 use pci_remap::sim::machine::Machine;
 use pci_remap::{Plan, Relocation};
 
@@ -43,6 +43,20 @@ fn a_shown_pin_needs_a_route_and_a_console_its_address() {
         ["02:00.0 at 00:05.3: SPCR, DBG2: write 02:00.0 as 00:05.3, with the base address the guest has, or hide them"]
     );
     assert_eq!(about("iBFT"), [""; 0]);
+}
+
+#[test]
+fn a_virtual_function_is_in_no_table_but_ivrs_and_records_of_errors() {
+    let follow = Relocation { vfs: Vfs::Follow, ..Relocation::new(host("02:00.0"), guest("01:01.0")) };
+    let advice = advice(machine([adapter("02:00.0")]), follow);
+    let of_the_second: Vec<_> = advice.iter().filter(|advice| advice.starts_with("02:10.2")).collect();
+    assert_eq!(
+        of_the_second,
+        [
+            "02:10.2 at 01:11.2: IVRS: hide it, or add an alias entry for 01:11.2, source 02:10.2",
+            "02:10.2 at 01:11.2: GHES, BERT: records of errors name 02:10.2, the guest knows 01:11.2",
+        ]
+    );
 }
 
 #[test]

@@ -3,10 +3,11 @@
 
 use core::slice::from_ref;
 
-use pci_remap::Plan;
 use pci_remap::acpi::{Fault, Signature, TableError, add_aliases};
+use pci_remap::plan::Vfs;
 use pci_remap::sim::machine::{Blueprint, Builder, Machine};
 use pci_remap::spec::express::PortType;
+use pci_remap::{Plan, Relocation};
 
 use crate::support::*;
 use crate::tables::{fault, table};
@@ -124,6 +125,43 @@ fn the_talks_move_gets_an_alias_in_qemus_table() {
         rewritten(with_nic(), TALK, &ivrs(&[ivhd(0x10, IOMMU, 0, &qemu())])),
         Ok(ivrs(&[ivhd(0x10, IOMMU, 0, &with_alias)]))
     );
+}
+
+fn following(mut machine: Machine, others: &[(&str, &str)], ivrs: &[u8]) -> Result<Vec<u8>, TableError> {
+    let follow = Relocation { vfs: Vfs::Follow, ..Relocation::new(host("02:00.0"), guest("01:01.0")) };
+    let plan = Plan::new(scan(&mut machine)).with(follow).unwrap();
+    let plan = others.iter().try_fold(plan, |plan, (from, to)| plan.relocate(host(from), guest(to))).unwrap();
+    let mut buffer = vec![0xee; 0x1000];
+    let length = add_aliases(ivrs, 0, &plan, &mut buffer)?;
+    buffer.truncate(length);
+    Ok(buffer)
+}
+
+#[test]
+fn virtual_functions_that_follow_get_an_alias_each() {
+    let all = (0x10..0x12).flat_map(|device| [0, 2, 4, 6].map(|function| format!("{device:02x}.{function}")));
+    let of_virtual_functions = all.map(|at| {
+        let guest = at.replacen("10", "11", 1);
+        let guest = if at.starts_with("11") { at.replacen("11", "12", 1) } else { guest };
+        alias(&format!("01:{guest}"), &format!("02:{at}"))
+    });
+    let with_aliases: Vec<_> =
+        qemu().into_iter().chain([alias("01:01.0", "02:00.0")]).chain(of_virtual_functions).collect();
+    assert_eq!(
+        following(machine([adapter("02:00.0")]), &[], &ivrs(&[ivhd(0x10, IOMMU, 0, &qemu())])),
+        Ok(ivrs(&[ivhd(0x10, IOMMU, 0, &with_aliases)]))
+    );
+}
+
+#[test]
+fn no_alias_helps_where_another_function_has_the_id_of_a_virtual_one() {
+    let result = following(
+        machine([adapter("02:00.0"), Blueprint::endpoint(bdf("02:00.1"))]),
+        &[("02:00.1", "02:10.2")],
+        &ivrs(&[ivhd(0x10, IOMMU, 0, &qemu())]),
+    );
+    let shared = Fault::SharedRequesterId(host("02:10.2"), host("02:00.1"));
+    assert_eq!(result, Err(fault(*b"IVRS", 48, shared)));
 }
 
 #[test]

@@ -3,9 +3,10 @@
 
 use core::time::Duration;
 
-use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, Windows};
+use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, VfBar, Windows};
 use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
 use pci_remap::spec::bar::BarKind;
+use pci_remap::spec::express::PortType;
 use pci_remap::{Access, Bdf, Dword, Guest, Host, MapOp, Plan, Span, Topology, Width};
 
 pub(crate) const MEMORY: BarKind = BarKind::Memory32 { prefetchable: false };
@@ -42,12 +43,30 @@ pub(crate) fn nic(at: &str) -> Blueprint {
         .capability(&Capability::Msi)
         .capability(&Capability::EnhancedAllocation(Vec::new()))
         .capability(&Capability::MsiX { vectors: 64, table: (2, 0x2000), pba: (2, 0x6000) })
-        .capability(&Capability::Express(pci_remap::spec::express::PortType::Endpoint))
+        .capability(&Capability::Express(PortType::Endpoint))
         .extended(&ExtendedCapability::SrIov { total: 8, offset: 16, stride: 1, bars: Vec::new() })
         .extended(&ExtendedCapability::AdvancedErrorReporting)
         .extended(&ExtendedCapability::LatencyToleranceReporting)
         .extended(&ExtendedCapability::SerialNumber(0))
         .extended(&ExtendedCapability::PrecisionTimeMeasurement)
+}
+
+/// Bytes of one Virtual Function in each of its two BARs.
+pub(crate) const VF_SIZE: u64 = 0x4000;
+
+/// A NIC with eight Virtual Functions from device 16 on, on every other function number (QEMU's igb).
+pub(crate) fn adapter(at: &str) -> Blueprint {
+    let bar = |address| VfBar { kind: MEMORY_64, size: VF_SIZE, address };
+    let bars = vec![(0, bar(0x10_0110_0000)), (3, bar(0x10_0112_0000))];
+    Blueprint::endpoint(bdf(at))
+        .bar(0, MEMORY, 0x2_0000, 0xe100_0000)
+        .bar(3, MEMORY, 0x4000, 0xe102_0000)
+        .capability(&Capability::PowerManagement)
+        .capability(&Capability::MsiX { vectors: 4, table: (3, 0), pba: (3, 0x2000) })
+        .capability(&Capability::Express(PortType::Endpoint))
+        .extended(&ExtendedCapability::AdvancedErrorReporting)
+        .extended(&ExtendedCapability::Ari { next: 0 })
+        .extended(&ExtendedCapability::SrIov { total: 8, offset: 0x80, stride: 2, bars })
 }
 
 /// A display behind one root port, and whatever is given behind and beside the next.
