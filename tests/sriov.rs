@@ -9,6 +9,7 @@
 //! | `Touched::virtual_functions` | [`one_shows_no_id_no_bars_and_no_extended_capabilities_whatever_hardware_has_there`] |
 //! | `place_vf_bar` | [`what_firmware_left_without_an_address_the_planner_places`], [`a_reset_of_their_physical_function_takes_them_away_and_a_replay_brings_back_their_bars`] |
 //! | `build.rs` `empty_virtual_functions` | [`nothing_is_where_hardware_has_them_also_on_the_same_bus`] |
+//! | `build.rs` `conceal_virtual_functions` | [`those_firmware_enabled_are_neither_found_nor_reached_where_their_function_is_hidden`] |
 //! | `dependency` | [`linux_enables_those_of_a_moved_function_and_their_drivers_bind`] |
 //! | `forward_ari` | [`linux_enables_those_of_a_moved_function_and_their_drivers_bind`], [`the_port_forwards_by_ari_whatever_the_guest_writes_there`] |
 
@@ -21,7 +22,10 @@ use pci_remap::sim::machine::{Blueprint, Capability, ExtendedCapability, Machine
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
-use pci_remap::{Access, Bdf, Dword, Finding, Grade, Guest, Host, MapOp, Plan, Relocation, Space, Translation};
+use pci_remap::topology::{BarSizes, Function};
+use pci_remap::{
+    Access, Bdf, Dword, Finding, Grade, Guest, Host, MapOp, Plan, Relocation, Space, Topology, Translation,
+};
 use support::*;
 
 const KERNELS: [Kind; 2] = [Kind::Linux61, Kind::Linux615];
@@ -45,14 +49,6 @@ mod hardware {
         // ARI Forwarding of the port; its PCI Express Capability is the only one.
         write(&mut machine, "00:01.1", 0x40 + 0x28, 1 << 5);
         machine
-    }
-
-    fn read(machine: &mut Machine, function: &str, offset: u16) -> u32 {
-        machine.config_read(Access::whole(bdf(function), Dword::at(offset).unwrap()))
-    }
-
-    fn write(machine: &mut Machine, function: &str, offset: u16, value: u32) {
-        machine.config_write(Access::whole(bdf(function), Dword::at(offset).unwrap()), value);
     }
 
     /// Where SR-IOV is: after Advanced Error Reporting and ARI.
@@ -381,6 +377,62 @@ fn pages_and_hierarchy_stay_as_firmware_left_them() {
     assert_eq!([SRIOV + 0x20, CONTROL].map(|at| real(&vm, "02:00.0", at)), [1, 0]);
     vm.make_replays();
     assert_eq!([SRIOV + 0x20, CONTROL].map(|at| real(&vm, "02:00.0", at)), [0x2, 0x10]);
+}
+
+/// The NIC, two Virtual Functions of which firmware enabled, and a function that stays on its bus.
+fn enabled_by_firmware() -> Machine {
+    let first = Blueprint::endpoint(bdf("02:00.0")).capability(&Capability::Express(PortType::Endpoint));
+    let mut machine = machine([first.extended(&ExtendedCapability::Ari { next: 1 }), adapter("02:00.1")]);
+    write(&mut machine, "00:01.1", 0x40 + 0x28, 1 << 5);
+    write(&mut machine, "02:00.1", NUM_VFS, 2);
+    write(&mut machine, "02:00.1", CONTROL, 0x9);
+    assert_ne!(read(&mut machine, "02:10.1", 0x08), !0);
+    machine
+}
+
+/// With the sizes of what it decodes, as the caller knows them from elsewhere.
+fn with_sizes(machine: &mut Machine) -> &'static Topology<8> {
+    let config = machine.function(machine.original(bdf("02:00.1")).unwrap()).config();
+    let bytes: Vec<_> = config.iter().flat_map(|dword| dword.to_le_bytes()).collect();
+    let sizes = BarSizes { vf_bars: [VF_SIZE, 0, 0, VF_SIZE, 0, 0], ..BarSizes::default() };
+    let known = Function::from_bytes(host("02:00.1"), &bytes, &sizes);
+    let others = scan(machine).functions().iter().filter(|function| function.bdf() != known.bdf()).cloned();
+    Box::leak(Box::new(Topology::from_functions(others.chain([known.clone()])).unwrap()))
+}
+
+#[test]
+fn those_firmware_enabled_are_neither_found_nor_reached_where_their_function_is_hidden() {
+    let mut machine = enabled_by_firmware();
+    let topology = with_sizes(&mut machine);
+    for plan in [
+        Plan::new(topology).hide(host("02:00.1")).unwrap(),
+        Plan::new(topology).relocate(host("02:00.1"), guest("02:00.2")).unwrap(),
+    ] {
+        assert!(!plan.findings().any(|finding| matches!(finding.cause, Cause::VfsReached(_))));
+        let mut vm = Vm::start(machine.clone(), &plan).unwrap();
+        assert_eq!(["02:10.1", "02:10.3"].map(|function| vm.read(function, 0x08)), [!0; 2]);
+        let concealed: Vec<_> = vm.second_stage().concealed().iter().map(|(Guest(span), _)| *span).collect();
+        for address in [0x10_0110_0000, 0x10_0112_0000] {
+            assert!(concealed.contains(&span(address, 2 * VF_SIZE)), "{address:#x} of {concealed:x?}");
+        }
+        let touched = vm.remapper().touched_functions().filter(|(function, _)| *function == host("02:00.1"));
+        assert_eq!(touched.count(), 1);
+    }
+}
+
+#[test]
+fn that_those_firmware_enabled_are_reached_is_said_where_the_scan_cannot_size_what_they_decode() {
+    let mut machine = enabled_by_firmware();
+    let plan = Plan::new(scan(&mut machine)).hide(host("02:00.1")).unwrap();
+    let risks = plan.findings().filter(|finding| finding.grade() == Grade::Risk);
+    assert_eq!(
+        risks.map(|finding| finding.to_string()).collect::<Vec<_>>(),
+        [
+            "02:00.1: its 2 Virtual Functions are enabled, and the guest reaches what they decode, as its size is not known; disable them before the scan (02:00.1 158h reads 00000009)"
+        ]
+    );
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    assert_eq!(["02:10.1", "02:10.3"].map(|function| vm.read(function, 0x08)), [!0; 2], "but not found");
 }
 
 /// The NIC is the second function of its device, and the third for the guest.

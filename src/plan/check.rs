@@ -10,8 +10,8 @@ use crate::delta::Space;
 use crate::spec::bar::BarKind;
 use crate::spec::capability::CapabilityId;
 use crate::spec::header::{self, Command};
-use crate::spec::type1;
-use crate::topology::{Bar, Function};
+use crate::spec::{sriov, type1};
+use crate::topology::{Bar, Function, SrIov};
 
 type MoveCheck = fn(&Plan<'_>, Relocation, &Function) -> Option<Finding>;
 
@@ -72,7 +72,8 @@ pub(super) fn findings(plan: &Plan<'_>, places: Places) -> impl Iterator<Item = 
         let bars = function.bars().filter_map(move |bar| bar_in_place(plan, function, bar));
         bars.chain(function.sriov().map(|sriov| finding(function, Cause::SrIovHidden(sriov.total_vfs))))
     });
-    checks.chain(left_behind).chain(hidden).chain(followed).chain(in_place)
+    let stranding = plan.stranding().filter_map(|(function, sriov)| vfs_reached(function, sriov));
+    checks.chain(left_behind).chain(hidden).chain(followed).chain(in_place).chain(stranding)
 }
 
 fn finding(function: &Function, cause: Cause) -> Finding {
@@ -173,6 +174,14 @@ fn broken_list(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Findi
 fn sriov_hidden(_: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
     let hidden = function.sriov().filter(|_| relocation.followed(function).is_none());
     hidden.map(|sriov| finding(function, Cause::SrIovHidden(sriov.total_vfs)))
+}
+
+/// Where Virtual Functions are is known, and they are not found. What they decode is concealed where that is known.
+fn vfs_reached(function: &Function, sriov: &SrIov) -> Option<Finding> {
+    let control = sriov::CONTROL;
+    let dword = sriov.dword.plus(control).filter(|_| sriov.decodes_what_is_unknown())?;
+    let evidence = Evidence { function: function.bdf(), dword, value: sriov.register(control) };
+    Some(Finding { evidence: Some(evidence), ..finding(function, Cause::VfsReached(sriov.enabled_vfs())) })
 }
 
 fn too_many_followed(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {

@@ -108,6 +108,9 @@ pub enum Cause {
     SrIovHidden(u16),
     /// So many Virtual Functions follow, and this is where the guest finds the first.
     VfsFollow(u16, Guest<Bdf>),
+    /// So many Virtual Functions were enabled when the topology was made, which does not have the sizes of what they decode:
+    /// the guest does not find them, but reaches their memory.
+    VfsReached(u16),
     /// What Virtual Functions decode or where they are is not known: they were enabled when the topology was made, it does
     /// not have their sizes, or their addresses depend on how many there are.
     VfsUnknown,
@@ -150,6 +153,7 @@ impl Finding {
             | Cause::PlacedAnew(_)
             | Cause::BusResetLost(..)
             | Cause::VitalProductDataOf(_)
+            | Cause::VfsReached(_)
             | Cause::LeavesSiblings(_) => Grade::Risk,
             Cause::FoundBy(Way::AriChain | Way::UpstreamPort, ..)
             | Cause::RootWindowUnknown(_)
@@ -305,6 +309,10 @@ impl fmt::Display for Cause {
             }
             Self::BarUnassigned(bar) => write!(f, "{} has no address on the host and is not shown", BarName(bar)),
             Self::VfsFollow(vfs, guest) => write!(f, "its {vfs} Virtual Functions follow, the first at {guest}"),
+            Self::VfsReached(vfs) => write!(
+                f,
+                "its {vfs} Virtual Functions are enabled, and the guest reaches what they decode, as its size is not known; disable them before the scan"
+            ),
             Self::VfsUnknown => f.write_str(
                 "where its Virtual Functions are, or what they decode, is not known; disable them before the scan, or hide them",
             ),

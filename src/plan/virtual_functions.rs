@@ -7,7 +7,7 @@ use super::{Cause, Place, Places, Plan, Policy, Relocation, Vfs};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
 use crate::spec::capability::ExtendedCapabilityId;
-use crate::spec::express;
+use crate::spec::{express, sriov};
 use crate::topology::{Bar, Function, SrIov, VF_BAR};
 
 /// Most moved functions of one plan whose Virtual Functions follow.
@@ -97,11 +97,41 @@ impl VirtualFunctions {
     }
 }
 
+impl SrIov {
+    /// Where those are that were enabled when the topology was made.
+    pub(crate) fn enabled_addresses(&self, physical: Host<Bdf>) -> impl Iterator<Item = Host<Bdf>> + use<> {
+        let all = Addresses::new(physical.0, self.first_vf_offset, self.vf_stride);
+        let count = self.enabled_vfs();
+        all.into_iter().flat_map(move |all| all.all(count)).map(Host)
+    }
+
+    /// Whether they decoded something of which the topology does not have the sizes.
+    pub(crate) fn decodes_what_is_unknown(&self) -> bool {
+        let is_used = (sriov::VF_BAR0..sriov::VF_BAR0.saturating_add(6)).any(|index| self.register(index) != 0);
+        self.is_decoding() && is_used && self.vf_bars.iter().all(Option::is_none)
+    }
+}
+
 impl Relocation {
     /// The SR-IOV Capability, if Virtual Functions shall follow.
     pub(crate) fn followed(self, function: &Function) -> Option<&SrIov> {
         let follows = self.vfs == Vfs::Follow && self.policy != Policy::Strict;
         function.sriov().filter(|sriov| follows && sriov.total_vfs != 0)
+    }
+}
+
+impl<'t> Plan<'t> {
+    /// Functions of which firmware enabled Virtual Functions, and the guest finds no SR-IOV.
+    pub(crate) fn stranding(&self) -> impl Iterator<Item = (&'t Function, &'t SrIov)> {
+        let enabled = self.host().functions().iter().filter_map(|function| Some((function, function.sriov()?)));
+        enabled.filter(|(function, sriov)| sriov.is_enabled() && !self.shows_sriov(function))
+    }
+
+    fn shows_sriov(&self, function: &Function) -> bool {
+        match self.relocation_of(function.bdf()) {
+            Some(relocation) => relocation.followed(function).is_some(),
+            None => self.stays(function.bdf()) && !self.in_place().any(|one| one.bdf() == function.bdf()),
+        }
     }
 }
 

@@ -41,6 +41,7 @@ impl<const F: usize> Remapper<F> {
         for found in followed.iter().flatten() {
             self.add_virtual_functions(plan, found)?;
         }
+        self.conceal_virtual_functions(plan)?;
         self.leave_links_alone(plan)?;
         self.agree_on_payloads(plan)?;
         self.chain_functions(plan)?;
@@ -296,7 +297,7 @@ impl<const F: usize> Remapper<F> {
         Ok(index)
     }
 
-    fn set(&mut self, place: Guest<Bdf>, entry: Entry) -> Result<(), PlanError> {
+    pub(super) fn set(&mut self, place: Guest<Bdf>, entry: Entry) -> Result<(), PlanError> {
         self.index.set(place, entry).map_err(|bus| PlanError::TooFewBuses(bus, F))
     }
 }

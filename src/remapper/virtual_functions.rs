@@ -9,9 +9,9 @@ use super::state::Fingerprint;
 use super::touched::Touched;
 use super::window::Trapped;
 use crate::access::{Access, Dword};
-use crate::address::{Bdf, Guest, Host};
+use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{ReadDecision, WriteDecision};
-use crate::plan::{Addresses, MsixTable, Plan, PlanError, VirtualFunctions};
+use crate::plan::{Addresses, MsixTable, Plan, PlanError, VirtualFunctions, is_reached};
 use crate::spec::bar::BarKind;
 use crate::spec::header::{self, Command};
 use crate::spec::{express, sriov, type0};
@@ -57,6 +57,22 @@ impl<const F: usize> Remapper<F> {
         let num_vfs = register(sriov, sriov::NUM_VFS);
         // A plan has no more.
         let _ = self.followed.push(Followed { physical, windows, control, num_vfs, total, enabled: 0, host, guest });
+        Ok(())
+    }
+
+    /// Virtual Functions firmware enabled of what shows no SR-IOV are not found, and what they decode is concealed.
+    pub(super) fn conceal_virtual_functions(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+        for (function, sriov) in plan.stranding() {
+            for Host(place) in sriov.enabled_addresses(function.bdf()) {
+                if plan.host().function(Host(place)).is_none() && self.index.entry(Guest(place)) == Entry::Plain {
+                    self.set(Guest(place), Entry::Absent)?;
+                }
+            }
+            let concealed = Touched::stranded(plan, function, sriov);
+            if !concealed.windows.is_empty() {
+                self.add(concealed)?;
+            }
+        }
         Ok(())
     }
 
@@ -201,6 +217,22 @@ impl Touched {
             all.add_parts(one.bar.kind(), dword, one.host.0.len(), one.host, trapped, enable);
         }
         Ok(all)
+    }
+
+    /// What has the windows of Virtual Functions nothing leads to.
+    fn stranded(plan: &Plan<'_>, function: &Function, sriov: &SrIov) -> Self {
+        let mut all = Self::new(function, None);
+        all.is_inert = true;
+        let bars = sriov.vf_bars.iter().flatten().filter(|_| sriov.is_decoding());
+        for bar in bars.filter(|bar| is_reached(plan, function.bdf(), bar)) {
+            let size = bar.size().saturating_mul(sriov.enabled_vfs().into());
+            let span = bar.span().and_then(|Host(one)| Span::new(one.start(), size));
+            if let Some(span) = span {
+                let dword = bar_register(sriov, bar.number());
+                all.add_parts(bar.kind(), dword, size, Host(span), Trapped::None, Command::empty());
+            }
+        }
+        all
     }
 
     /// SR-IOV of a moved function: what tells where its Virtual Functions are is the guest's, and how many there are

@@ -432,6 +432,17 @@ impl SrIov {
         self.register(sriov::CONTROL) & sriov::VF_ENABLE != 0
     }
 
+    /// How many there were then.
+    pub fn enabled_vfs(&self) -> u16 {
+        let [count, _] = sriov::halves(self.register(sriov::NUM_VFS));
+        if self.is_enabled() { count.min(self.total_vfs) } else { 0 }
+    }
+
+    /// Whether they decoded memory then.
+    pub(crate) fn is_decoding(&self) -> bool {
+        self.is_enabled() && self.register(sriov::CONTROL) & sriov::VF_MEMORY_SPACE_ENABLE != 0
+    }
+
     fn read(dword: Dword, read: &mut impl FnMut(Dword) -> u32, sizes: &BarSizes) -> Self {
         let registers: [u32; sriov::DWORDS as usize] = core::array::from_fn(|index| read(nth(dword, index)));
         let register = |index: u16| registers.get(usize::from(index)).copied().unwrap_or(0);
