@@ -4,12 +4,13 @@
 //! |---|---|
 //! | `show_sriov`: SR-IOV Capabilities, TotalVFs, First VF Offset, page sizes, migration | [`what_tells_of_them_is_the_plans_and_not_the_hardwares`] |
 //! | `show_sriov`: VF Enable and NumVFs pass, VF Memory Space Enable is held, what a change of either sets off | [`their_memory_is_mapped_while_they_are_enabled_and_decode`], [`how_many_there_are_follows_a_number_that_is_changed_late`] |
-//! | `show_sriov`: ARI Capable Hierarchy, and what a replay restores | [`pages_and_hierarchy_stay_as_firmware_left_them`] |
+//! | `show_sriov`: what a replay restores | [`pages_and_hierarchy_stay_as_firmware_left_them`] |
 //! | `show_sriov`: VF BARs, those there are none of | [`linux_enables_those_of_a_moved_function_and_their_drivers_bind`] |
 //! | `Touched::virtual_functions` | [`one_shows_no_id_no_bars_and_no_extended_capabilities_whatever_hardware_has_there`] |
 //! | `place_vf_bar` | [`what_firmware_left_without_an_address_the_planner_places`], [`a_reset_of_their_physical_function_takes_them_away_and_a_replay_brings_back_their_bars`] |
 //! | `build.rs` `empty_virtual_functions` | [`nothing_is_where_hardware_has_them_also_on_the_same_bus`] |
-//! | `build.rs` `conceal_virtual_functions` | [`those_firmware_enabled_are_neither_found_nor_reached_where_their_function_is_hidden`] |
+//! | `hold_hierarchy` | [`those_that_are_elsewhere_without_ari_follow_once_the_host_set_ari_capable_hierarchy`], [`a_first_physical_function_that_stays_keeps_ari_capable_hierarchy_as_the_second_needs_it`], [`pages_and_hierarchy_stay_as_firmware_left_them`] |
+//! | `conceal_virtual_functions` | [`those_firmware_enabled_are_neither_found_nor_reached_where_their_function_is_hidden`] |
 //! | `dependency` | [`linux_enables_those_of_a_moved_function_and_their_drivers_bind`] |
 //! | `forward_ari` | [`linux_enables_those_of_a_moved_function_and_their_drivers_bind`], [`the_port_forwards_by_ari_whatever_the_guest_writes_there`] |
 
@@ -377,6 +378,58 @@ fn pages_and_hierarchy_stay_as_firmware_left_them() {
     assert_eq!([SRIOV + 0x20, CONTROL].map(|at| real(&vm, "02:00.0", at)), [1, 0]);
     vm.make_replays();
     assert_eq!([SRIOV + 0x20, CONTROL].map(|at| real(&vm, "02:00.0", at)), [0x2, 0x10]);
+}
+
+/// The same NIC, as it is without ARI: its Virtual Functions are on the next bus, which no bridge leads to.
+fn adapter_without_ari(at: &str) -> Blueprint {
+    let offset = Dword::at(SRIOV + 0x14).unwrap();
+    adapter(at).register(offset, 0x0002_0180).vf_addresses_with_ari(0x80, 2)
+}
+
+/// Of Intel's, some are so.
+#[test]
+fn those_that_are_elsewhere_without_ari_follow_once_the_host_set_ari_capable_hierarchy() {
+    assert_eq!(
+        findings(machine([adapter_without_ari("02:00.0")]), &[follow("02:00.0", NIC)]),
+        ["02:00.0: its 8 Virtual Functions follow, the first at 01:11.0"]
+    );
+    for kind in KERNELS {
+        let mut vm = followed(machine([adapter_without_ari("02:00.0")]));
+        assert_eq!(real(&vm, "02:00.0", CONTROL), 0x10);
+        let mut life = Life::start(kind, &mut vm, &[bdf(NIC)]).unwrap();
+        run_to_drivers(&mut life);
+        assert_eq!(life.set_virtual_functions(bdf(NIC), 8), virtual_functions(NIC, 8), "{kind}");
+        assert_eq!(life.finish().failures, [], "{kind}");
+        assert_eq!(real(&vm, "02:00.0", CONTROL), 0x19, "whatever the guest has there: {kind}");
+        vm.write_word(NIC, CONTROL, 0);
+        assert_eq!(vm.read(NIC, CONTROL) & 0xffff, 0);
+        let physical = vm.machine().original(bdf("02:00.0")).unwrap();
+        vm.machine_mut().poke(physical, Dword::at(CONTROL).unwrap(), 0);
+        vm.note_reset(host("02:00.0"));
+        vm.make_replays();
+        assert_eq!(real(&vm, "02:00.0", CONTROL), 0x10);
+    }
+}
+
+/// It is in the first Physical Function, and about all.
+#[test]
+fn a_first_physical_function_that_stays_keeps_ari_capable_hierarchy_as_the_second_needs_it() {
+    let mut machine = machine([adapter_without_ari("02:00.0").multi_function(), adapter_without_ari("02:00.1")]);
+    let plan = Plan::new(scan(&mut machine)).with(follow("02:00.1", "02:00.2")).unwrap();
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    assert_eq!(real(&vm, "02:00.0", CONTROL), 0x10);
+    for value in [0x10, 0x00] {
+        vm.write_word("02:00.0", CONTROL, value);
+        assert_eq!((vm.read("02:00.0", CONTROL) & 0xffff, real(&vm, "02:00.0", CONTROL)), (value, 0x10));
+    }
+}
+
+#[test]
+fn a_scan_asks_for_addresses_with_ari_and_leaves_the_hierarchy_as_it_was() {
+    let mut machine = machine([adapter_without_ari("02:00.0")]);
+    let sriov = *scan(&mut machine).view().function(host("02:00.0")).unwrap().sriov().unwrap();
+    assert_eq!((sriov.first_vf_offset, sriov.vf_stride, sriov.with_ari), (0x180, 2, Some([0x80, 2])));
+    assert_eq!([CONTROL, NUM_VFS, SRIOV + 0x14].map(|at| read(&mut machine, "02:00.0", at) & 0xffff), [0, 0, 0x180]);
 }
 
 /// The NIC, two Virtual Functions of which firmware enabled, and a function that stays on its bus.

@@ -7,7 +7,7 @@ use super::{Cause, Place, Places, Plan, Policy, Relocation, Vfs};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
 use crate::spec::capability::ExtendedCapabilityId;
-use crate::spec::{express, sriov};
+use crate::spec::sriov;
 use crate::topology::{Bar, Function, SrIov, VF_BAR};
 
 /// Most moved functions of one plan whose Virtual Functions follow.
@@ -23,6 +23,8 @@ pub(crate) struct VirtualFunctions {
     pub(crate) host: Host<Addresses>,
     pub(crate) guest: Guest<Addresses>,
     pub(crate) bars: [Option<VfBar>; 6],
+    /// Whether they are there only once ARI Capable Hierarchy is set.
+    pub(crate) need_ari: bool,
 }
 
 /// The Routing IDs of all Virtual Functions of one (9.3.3.9, 9.3.3.10).
@@ -151,9 +153,56 @@ impl Plan<'_> {
 
     /// The port that has to forward every device number for Virtual Functions to be reached, as they are at others than 0.
     pub(crate) fn ari_port(&self, of: &VirtualFunctions) -> Option<&Function> {
-        let port = self.host().bridge_to(of.physical.0.bus()).filter(|port| port.leads_down_a_link())?;
-        let is_on_link = |bdf: Bdf| bdf.bus() == of.physical.0.bus() && bdf.device() != 0;
-        of.host.0.all(of.count).any(is_on_link).then_some(port)
+        self.ari_port_of(of.physical, of.host.0, of.count)
+    }
+
+    fn ari_port_of(&self, physical: Host<Bdf>, all: Addresses, count: u16) -> Option<&Function> {
+        let port = self.host().bridge_to(physical.0.bus()).filter(|port| port.leads_down_a_link())?;
+        let is_on_link = |bdf: Bdf| bdf.bus() == physical.0.bus() && bdf.device() != 0;
+        all.all(count).any(is_on_link).then_some(port)
+    }
+
+    /// Whether Virtual Functions of this function, and of others on its link, are reached only once ARI Capable Hierarchy
+    /// is set, which is one for all. While they are reached as firmware left it, it stays so.
+    fn need_ari(&self, of: Host<Bdf>) -> bool {
+        let first = |function| self.host().first_physical_function(function).map(Function::bdf);
+        let are_reached = |with_ari| {
+            let followed = self.relocations().iter().filter(|other| first(other.host) == first(of));
+            followed
+                .filter_map(|other| {
+                    let function = self.host().function(other.host)?;
+                    Some((function, other.followed(function)?))
+                })
+                .all(|(function, sriov)| self.reached_addresses(function, sriov, with_ari).is_ok())
+        };
+        !are_reached(false) && are_reached(true)
+    }
+
+    /// Where hardware has the Virtual Functions, if it leads to all of them, and to nothing else there.
+    fn reached_addresses(&self, function: &Function, sriov: &SrIov, with_ari: bool) -> Result<Addresses, Cause> {
+        let (physical, count) = (function.bdf(), sriov.total_vfs);
+        let own = Some([sriov.first_vf_offset, sriov.vf_stride]);
+        let [offset, stride] = if with_ari { sriov.with_ari } else { own }.ok_or(Cause::VfsUnknown)?;
+        let decodes = sriov.vf_bars.iter().any(Option::is_some);
+        let is_known = decodes && !sriov.is_enabled() && (stride != 0 || count == 1);
+        let all = Addresses::new(physical.0, offset, stride).filter(|all| is_known && all.is_complete(count));
+        let all = all.ok_or(Cause::VfsUnknown)?;
+        let (host, bus) = (self.host(), physical.0.bus());
+        let buses = match host.bridge_to(bus).and_then(Function::bridge) {
+            Some(bridge) => bridge.secondary..=bridge.subordinate,
+            None => bus..=bus,
+        };
+        let can_pass = self.ari_port_of(physical, all, count).is_none_or(|port| {
+            port.can_forward_by_ari() && function.extended_capability(ExtendedCapabilityId::ARI).is_some()
+        });
+        let is_reached = |bdf: &Bdf| {
+            let is_alone = bdf.bus() == bus || host.bridge_to(bdf.bus()).is_none();
+            buses.contains(&bdf.bus()) && is_alone && can_pass && host.function(Host(*bdf)).is_none()
+        };
+        match all.all(count).find(|bdf| !is_reached(bdf)) {
+            Some(bdf) => Err(Cause::VfsUnreached(Host(bdf))),
+            None => Ok(all),
+        }
     }
 }
 
@@ -169,15 +218,16 @@ struct Search<'s, 't> {
 impl Search<'_, '_> {
     fn run(&self) -> Result<VirtualFunctions, Cause> {
         let count = self.sriov.total_vfs;
-        let host = self.host_addresses()?;
+        let need_ari = self.plan.need_ari(self.relocation.host);
+        let host = self.plan.reached_addresses(self.function, self.sriov, need_ari)?;
         let mut found = VirtualFunctions {
             physical: self.relocation.host,
             count,
             host: Host(host),
             guest: Guest(self.guest_addresses(host)?),
             bars: [None; 6],
+            need_ari,
         };
-        self.check_reach(&found)?;
         for bar in self.sriov.vf_bars.iter().flatten().copied() {
             let host = self.host_bar(&found, bar)?;
             let guest = self.guest_bar(&found, bar)?;
@@ -188,43 +238,10 @@ impl Search<'_, '_> {
         Ok(found)
     }
 
-    fn host_addresses(&self) -> Result<Addresses, Cause> {
-        let SrIov { first_vf_offset, vf_stride, total_vfs, .. } = *self.sriov;
-        let decodes = self.sriov.vf_bars.iter().any(Option::is_some);
-        let is_known = decodes && !self.sriov.is_enabled() && (vf_stride != 0 || total_vfs == 1);
-        let addresses = Addresses::new(self.relocation.host.0, first_vf_offset, vf_stride);
-        addresses.filter(|all| is_known && all.is_complete(total_vfs)).ok_or(Cause::VfsUnknown)
-    }
-
-    /// Hardware leads to all of them, and to nothing else.
-    fn check_reach(&self, found: &VirtualFunctions) -> Result<(), Cause> {
-        let (host, bus) = (self.plan.host(), self.relocation.host.0.bus());
-        let buses = match host.bridge_to(bus).and_then(Function::bridge) {
-            Some(bridge) => bridge.secondary..=bridge.subordinate,
-            None => bus..=bus,
-        };
-        let can_pass = self.plan.ari_port(found).is_none_or(|port| {
-            let supports = |express: &crate::topology::Express| {
-                express.has_second_set()
-                    && express.register(express::DEVICE_CAPABILITIES_2) & express::ARI_FORWARDING_SUPPORTED != 0
-            };
-            port.express().is_some_and(supports)
-                && self.function.extended_capability(ExtendedCapabilityId::ARI).is_some()
-        });
-        let is_reached = |bdf: &Bdf| {
-            let is_alone = bdf.bus() == bus || host.bridge_to(bdf.bus()).is_none();
-            buses.contains(&bdf.bus()) && is_alone && can_pass && host.function(Host(*bdf)).is_none()
-        };
-        match found.host.0.all(found.count).find(|bdf| !is_reached(bdf)) {
-            Some(bdf) => Err(Cause::VfsUnreached(Host(bdf))),
-            None => Ok(()),
-        }
-    }
-
     /// As far from the Physical Function as in hardware if nothing is in the way, or else as near as can be; on its bus.
     fn guest_addresses(&self, host: Addresses) -> Result<Addresses, Cause> {
         let (guest, count) = (self.relocation.guest, self.sriov.total_vfs);
-        let own = (self.sriov.first_vf_offset, host.stride);
+        let own = (host.first.wrapping_sub(self.relocation.host.0.routing_id()), host.stride);
         let nearer = [host.stride, 1].into_iter().flat_map(|stride| (1..=255).map(move |offset| (offset, stride)));
         let mut choices = core::iter::once(own).chain(nearer).filter_map(|(offset, stride)| {
             Addresses::new(guest.0, offset, stride).filter(|all| all.is_complete(count))
@@ -237,8 +254,11 @@ impl Search<'_, '_> {
         let by_staying = || {
             let staying = self.plan.host().bus(guest.0.bus()).filter(|function| self.plan.stays(function.bdf()));
             staying.filter_map(|function| Some((function.bdf().0, function.sriov()?))).any(|(physical, sriov)| {
-                let all = Addresses::new(physical, sriov.first_vf_offset, sriov.vf_stride);
-                all.is_some_and(|all| all.number(guest.0, sriov.total_vfs).is_some())
+                let own = [sriov.first_vf_offset, sriov.vf_stride];
+                core::iter::once(own).chain(sriov.with_ari).any(|[offset, stride]| {
+                    let all = Addresses::new(physical, offset, stride);
+                    all.is_some_and(|all| all.number(guest.0, sriov.total_vfs).is_some())
+                })
             })
         };
         self.plan.occupant(guest).is_some()

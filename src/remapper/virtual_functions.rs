@@ -52,6 +52,16 @@ impl<const F: usize> Remapper<F> {
                 touched.forward_ari(port).map_err(|TooManyRules| PlanError::TooManyRegisters(port.bdf()))?;
             }
         }
+        if let Some((first, sriov)) =
+            plan.host().first_physical_function(host).and_then(|first| Some((first, first.sriov()?)))
+        {
+            let touched = self.functions.iter().position(|touched| touched.host == first.bdf().0);
+            let index = touched.map_or_else(|| self.staying(first), Ok)?;
+            if let Some(touched) = self.functions.get_mut(index) {
+                let held = touched.hold_hierarchy(sriov, found.need_ari);
+                held.map_err(|TooManyRules| PlanError::TooManyRegisters(first.bdf()))?;
+            }
+        }
         let VirtualFunctions { count: total, host, guest, .. } = *found;
         let control = register(sriov, sriov::CONTROL);
         let num_vfs = register(sriov, sriov::NUM_VFS);
@@ -244,11 +254,10 @@ impl Touched {
         let mut rules = self.rules.because(Reason::VirtualFunctions);
         // No migration, no tags of 10 bits.
         rules.fix(at(sriov::CAPABILITIES), !0, 0)?;
-        let ari = own(sriov::CONTROL) & sriov::ARI_CAPABLE_HIERARCHY;
         let enables = sriov::VF_ENABLE | sriov::VF_MEMORY_SPACE_ENABLE | sriov::ARI_CAPABLE_HIERARCHY;
         rules.keep(at(sriov::CONTROL), !0, enables, 0)?;
         rules.pass(at(sriov::CONTROL), sriov::VF_ENABLE)?;
-        rules.hold(at(sriov::CONTROL), sriov::VF_MEMORY_SPACE_ENABLE | ari)?;
+        rules.hold(at(sriov::CONTROL), sriov::VF_MEMORY_SPACE_ENABLE)?;
         rules.set_off(at(sriov::CONTROL), Effect::VirtualFunctions)?;
         let count = u32::from(found.count);
         rules.fix(at(sriov::TOTAL_VFS), !0, count << 16 | count)?;
@@ -270,7 +279,27 @@ impl Touched {
             self.rules.because(Reason::VirtualFunctions).zero_untreated(bar_register(sriov, index))?;
         }
         self.restore(at(sriov::SYSTEM_PAGE_SIZE), !0, own(sriov::SYSTEM_PAGE_SIZE));
-        self.restore(at(sriov::CONTROL), 0xffff, ari);
+        Ok(())
+    }
+
+    /// ARI Capable Hierarchy of the first Physical Function is in hardware what the plan counts on, and in the guest what
+    /// it writes: that changes nothing of where it finds Virtual Functions (9.3.3.3.5, 9.3.3.9).
+    fn hold_hierarchy(&mut self, sriov: &SrIov, is_needed: bool) -> Result<(), TooManyRules> {
+        let (control, bit) = (register(sriov, sriov::CONTROL), sriov::ARI_CAPABLE_HIERARCHY);
+        let own = sriov.register(sriov::CONTROL);
+        let held = if is_needed { bit } else { own & bit };
+        self.prepare(control, bit, held, own);
+        if self.can_forget() && !self.restores.iter().any(|setting| setting.dword == control) {
+            self.restore(control, 0xffff, held);
+        }
+        let rule = *self.rules.of(control);
+        let mut rules = self.rules.because(Reason::VirtualFunctions);
+        if rule.to_hardware & bit != 0 {
+            rules.keep(control, bit, bit, own & bit)?;
+        }
+        if rule.to_hardware != 0 {
+            rules.hold(control, held)?;
+        }
         Ok(())
     }
 

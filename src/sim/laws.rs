@@ -136,6 +136,8 @@ impl<'t> Session<'t> {
         for found in &session.followed {
             session.touchable.extend(found.host.0.all(found.count).chain(found.guest.0.all(found.count)));
             session.touchable.extend(plan.ari_port(found).map(|port| port.bdf().0));
+            let first = topology.view().first_physical_function(found.physical);
+            session.touchable.extend(first.map(|first| first.bdf().0));
         }
         session.fixed = session.find_fixed();
         lists_end(&mut session);

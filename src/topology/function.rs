@@ -96,6 +96,8 @@ pub struct SrIov {
     pub first_vf_offset: u16,
     /// VF Stride.
     pub vf_stride: u16,
+    /// First VF Offset and VF Stride once ARI Capable Hierarchy is set, where it was not, can be, and that may change them.
+    pub with_ari: Option<[u16; 2]>,
     /// Its registers when the topology was made.
     pub registers: [u32; sriov::DWORDS as usize],
     /// VF BARs, with the size one Virtual Function has.
@@ -270,6 +272,21 @@ impl Function {
     /// The SR-IOV capability.
     pub const fn sriov(&self) -> Option<&SrIov> {
         self.sriov.as_ref()
+    }
+
+    /// What they are once ARI Capable Hierarchy is set.
+    pub(super) fn set_vf_addresses_with_ari(&mut self, addresses: [u16; 2]) {
+        if let Some(sriov) = &mut self.sriov {
+            sriov.with_ari = Some(addresses);
+        }
+    }
+
+    /// Whether it is a port that can forward to all device numbers (6.13).
+    pub(crate) fn can_forward_by_ari(&self) -> bool {
+        self.express().is_some_and(|express| {
+            express.has_second_set()
+                && express.register(express::DEVICE_CAPABILITIES_2) & express::ARI_FORWARDING_SUPPORTED != 0
+        })
     }
 
     /// What First VF Offset and VF Stride turned out to be, whatever they read when NumVFs is zero.
@@ -451,7 +468,7 @@ impl SrIov {
         let raw: [u32; 6] =
             core::array::from_fn(|index| register(sriov::VF_BAR0.saturating_add(u16::try_from(index).unwrap_or(0))));
         let vf_bars = table(&raw, &sizes.vf_bars, 6);
-        Self { dword, total_vfs, first_vf_offset, vf_stride, registers, vf_bars }
+        Self { dword, total_vfs, first_vf_offset, vf_stride, with_ari: None, registers, vf_bars }
     }
 }
 

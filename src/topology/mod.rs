@@ -153,6 +153,13 @@ impl<'t> TopologyView<'t> {
         self.functions.iter().filter(move |function| function.bdf().0.bus() == bus)
     }
 
+    /// The Physical Function that has ARI Capable Hierarchy for this one: the first on its link (9.3.3.3.5).
+    pub(crate) fn first_physical_function(self, of: Host<Bdf>) -> Option<&'t Function> {
+        let is_on_link = self.bridge_to(of.0.bus()).is_some_and(Function::leads_down_a_link);
+        let mut physical = self.bus(of.0.bus()).filter(|function| function.sriov().is_some());
+        physical.find(|function| is_on_link || function.bdf() == of)
+    }
+
     /// The bridge whose secondary side is this bus; `None` for root buses and buses nothing leads to.
     pub fn bridge_to(self, bus: u8) -> Option<&'t Function> {
         self.functions.iter().find(|function| function.bridge().is_some_and(|bridge| bridge.secondary == bus))

@@ -53,8 +53,32 @@ impl<const N: usize> Topology<N> {
                 let Some(first) = Bdf::new(bus, device, 0) else { continue };
                 self.scan_device(hardware, Host(first), ari)?;
             }
+            if self.view().bridge_to(bus).is_some_and(Function::can_forward_by_ari) {
+                self.find_vf_addresses_with_ari(hardware, bus);
+            }
         }
         Ok(())
+    }
+
+    /// Virtual Functions may be elsewhere while ARI Capable Hierarchy of the first Physical Function is set; it is not
+    /// touched while there are some (9.3.3.3.5).
+    fn find_vf_addresses_with_ari(&mut self, hardware: &mut impl ConfigSpace, bus: u8) {
+        let functions = self.view().bus(bus);
+        let physical = functions.clone().find_map(|function| Some((function.bdf(), *function.sriov()?)));
+        let Some((first, sriov)) = physical else { return };
+        let is_enabled = functions.filter_map(Function::sriov).any(SrIov::is_enabled);
+        let own = sriov.register(sriov::CONTROL);
+        let is_clear = !is_enabled && own & sriov::ARI_CAPABLE_HIERARCHY == 0;
+        let Some(control) = sriov.dword.plus(sriov::CONTROL).filter(|_| is_clear) else { return };
+        write_low_half(hardware, first, control, own | sriov::ARI_CAPABLE_HIERARCHY);
+        if read(hardware, first, control) & sriov::ARI_CAPABLE_HIERARCHY != 0 {
+            for function in self.functions.iter_mut().filter(|function| function.bdf().0.bus() == bus) {
+                if let Some(sriov) = function.sriov().copied() {
+                    function.set_vf_addresses_with_ari(find_vf_addresses(hardware, function.bdf(), &sriov));
+                }
+            }
+        }
+        write_low_half(hardware, first, control, own);
     }
 
     fn scan_device(

@@ -28,6 +28,8 @@ pub struct Blueprint {
     /// Bytes each BAR and the ROM decode; 0 for those not implemented.
     pub(super) sizes: [u64; 7],
     pub(super) vf_sizes: [u64; 6],
+    /// First VF Offset and VF Stride with ARI Capable Hierarchy, where it changes them.
+    pub(super) vf_offset_with_ari: Option<u32>,
     pub(super) quirks: Quirks,
     /// Index of the first DWORD no capability occupies, in the first 256 bytes and in the extended space.
     pub(super) free: [usize; 2],
@@ -102,7 +104,24 @@ impl Blueprint {
             used.map_or(from, |used| from + used + 1)
         };
         let free = [after(16, 64), after(64, 1024)];
-        Self { bdf, name: String::new(), config, sizes: [0; 7], vf_sizes: [0; 6], quirks: Quirks::empty(), free }
+        Self {
+            bdf,
+            name: String::new(),
+            config,
+            sizes: [0; 7],
+            vf_sizes: [0; 6],
+            vf_offset_with_ari: None,
+            quirks: Quirks::empty(),
+            free,
+        }
+    }
+
+    /// Its Virtual Functions are elsewhere while ARI Capable Hierarchy of the first Physical Function on its link is set:
+    /// First VF Offset and VF Stride then.
+    #[must_use]
+    pub fn vf_addresses_with_ari(mut self, offset: u16, stride: u16) -> Self {
+        self.vf_offset_with_ari = Some(u32::from(stride) << 16 | u32::from(offset));
+        self
     }
 
     /// Names it.

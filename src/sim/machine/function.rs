@@ -71,6 +71,8 @@ pub struct Function {
     attributes: Vec<Attributes>,
     bars: [Option<Bar>; 7],
     vf_bars: [Option<Bar>; 6],
+    /// First VF Offset and VF Stride without ARI Capable Hierarchy and with it, where it changes them.
+    pub(super) vf_offsets: Option<[u32; 2]>,
     express: Option<Dword>,
     fixed: Vec<Dword>,
     resizable: Option<Dword>,
@@ -96,7 +98,7 @@ pub struct Function {
 
 impl Function {
     pub(in crate::sim) fn new(blueprint: Blueprint) -> Self {
-        let Blueprint { bdf, name, mut config, sizes, vf_sizes, quirks, .. } = blueprint;
+        let Blueprint { bdf, name, mut config, sizes, vf_sizes, vf_offset_with_ari, quirks, .. } = blueprint;
         let kind = capabilities::header_type(&config);
         let (standard, extended) = (capabilities::standard(&config), capabilities::extended(&config));
 
@@ -111,6 +113,9 @@ impl Function {
             decoders(&config, first, &vf_sizes, &mut vf_bars);
         }
         let attributes = attributes::of(&config, &bars, &vf_bars);
+        let vf_offset = extended.find(ExtendedCapabilityId::SR_IOV).and_then(|at| at.plus(sriov::VF_OFFSET));
+        let without_ari = vf_offset.map(|at| config[usize::from(at.index())]);
+        let vf_offsets = without_ari.zip(vf_offset_with_ari).map(|(without, with)| [without, with]);
 
         // The address bits below a decoder's size are hardwired to zero.
         hardwire(&mut config, header::BAR0, &bars[..ROM]);
@@ -136,6 +141,7 @@ impl Function {
             attributes,
             bars,
             vf_bars,
+            vf_offsets,
             express,
             fixed,
             resizable,

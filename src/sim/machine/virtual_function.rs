@@ -35,6 +35,7 @@ impl Machine {
     /// Lets Virtual Functions come and go as the registers of their Physical Function say. Those on another bus are not
     /// modelled.
     pub(super) fn follow_physical(&mut self, physical: FunctionId) {
+        self.follow_hierarchy(physical);
         let count = self.function(physical).enabled_virtual_functions();
         let bdf = self.function(physical).bdf();
         for number in 0..count {
@@ -61,6 +62,22 @@ impl Machine {
                 self.siblings(physical).retain(|other| *other != id);
                 self.reset(id, Reset::Cold);
                 self.functions[id.0].ready_at = core::time::Duration::ZERO;
+            }
+        }
+    }
+
+    /// ARI Capable Hierarchy is in the first Physical Function, and is about all (9.3.3.3.5).
+    fn follow_hierarchy(&mut self, physical: FunctionId) {
+        let mut all = self.siblings(physical).clone();
+        all.retain(|id| self.function(*id).extended(ExtendedCapabilityId::SR_IOV).is_some());
+        all.sort_by_key(|id| self.function(*id).bdf());
+        let Some(first) = all.first() else { return };
+        let is_set = self.function(*first).sriov(sriov::CONTROL) & sriov::ARI_CAPABLE_HIERARCHY != 0;
+        for id in all {
+            let function = &mut self.functions[id.0];
+            let at = function.extended(ExtendedCapabilityId::SR_IOV).and_then(|at| at.plus(sriov::VF_OFFSET));
+            if let Some((at, [without, with])) = at.zip(function.vf_offsets) {
+                function.set(at, if is_set { with } else { without });
             }
         }
     }
