@@ -3,6 +3,7 @@
 mod support;
 
 use pci_remap::plan::{Cause, Vacated, Way};
+use pci_remap::sim::guest::{Kind, boot};
 use pci_remap::sim::machine::{Blueprint, Builder, Capability, FixedRange, Machine, Windows};
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::bar::BarKind;
@@ -334,7 +335,7 @@ fn a_swap_and_a_chain_lead_to_the_right_memory() {
         &[("02:00.0", "00:05.0"), ("00:05.0", "00:06.0"), ("00:06.0", "02:00.0")],
     ] {
         let mut vm = moved(cards(), moves);
-        let tree = pci_remap::sim::guest::boot(pci_remap::sim::guest::Kind::Linux61, &mut vm).tree;
+        let tree = boot(Kind::Linux61, &mut vm).tree;
         for (from, to) in moves {
             let read = tree.device(bdf(to)).unwrap().read(&mut vm, 0, 0x10);
             assert_eq!(read, Some(pci_remap::sim::machine::signature(0, bdf(from), 0, 0x10)), "{from} to {to}");
@@ -351,4 +352,43 @@ fn a_function_that_stays_where_it_is_may_be_in_the_plan() {
     vm.write_word("02:00.0", 0x04, 2);
     assert_eq!(vm.second_stage().mappings().len(), 1);
     assert_eq!(vm.read("00:01.1", 0x40) & 0x00f0_00ff, (PortType::RootPort as u32) << 21 | 0x10);
+}
+
+/// A function in function 0's place has its addresses, so that no other has room where it left.
+#[test]
+fn what_stands_where_a_function_left_keeps_its_addresses() {
+    let half = |at: &str, address| Blueprint::endpoint(bdf(at)).bar(0, MEMORY, 0x80_0000, address);
+    let mut machine = machine([half("02:00.0", 0xe100_0000), half("02:00.1", 0xe180_0000)]);
+    let topology = scan(&mut machine);
+    let causes = |moved: &str| {
+        let plan = Plan::new(topology).relocate(host(moved), guest("02:01.0")).unwrap().vacated(Vacated::InertFirst);
+        plan.findings().map(|finding| finding.cause).filter(|cause| matches!(cause, Cause::NoRoom(..))).collect()
+    };
+    let no_room: Vec<_> = causes("02:00.0");
+    assert_eq!(no_room, [Cause::NoRoom(0, 0x80_0000, guest("02:01.0"))]);
+    let has_room: Vec<_> = causes("02:00.1");
+    assert_eq!(has_room, [], "nothing stands there");
+}
+
+/// Linux places I/O only where a device with 10 bits of address decodes nothing (`pcibios_align_resource`).
+#[test]
+fn io_is_placed_only_where_linux_places_it() {
+    let hidden = |ports: &[u64]| {
+        let io = Windows { io: Some(span(0x3000, 0x1000)), ..windows(0xe200_0000) };
+        let port = Blueprint::port(bdf("00:02.0"), PortType::RootPort, 3..=3, io);
+        let there = ports.iter().enumerate().fold(Blueprint::endpoint(bdf("03:00.0")), |there, (number, address)| {
+            there.bar(number, BarKind::Io, 0x100, *address)
+        });
+        let moved = card("02:00.0", 0xe100_0000).bar(1, BarKind::Io, 0x100, 0x5000);
+        let source = Windows { io: Some(span(0x5000, 0x1000)), ..windows(0xe100_0000) };
+        let source = Blueprint::port(bdf("00:01.0"), PortType::RootPort, 2..=2, source);
+        let builder = Builder::new().root(0..=0xff, &[Builder::LOW_MEMORY, Builder::HIGH_MEMORY, Builder::PORTS]);
+        let mut machine = [source, port, there, moved].into_iter().fold(builder, Builder::function).build().unwrap();
+        let plan = Plan::new(scan(&mut machine)).relocate(host("02:00.0"), guest("03:01.0")).unwrap();
+        let tree = boot(Kind::Linux61, &mut Vm::start(machine, &plan).unwrap()).tree;
+        let bars: Vec<_> = tree.device(bdf("03:01.0")).unwrap().bars.iter().map(|bar| bar.span.is_some()).collect();
+        (plan.findings().any(|finding| finding.cause == Cause::IoBarHidden(1)), bars)
+    };
+    assert_eq!(hidden(&[0x3000, 0x3400, 0x3800]), (false, vec![true, true]));
+    assert_eq!(hidden(&[0x3000, 0x3400, 0x3800, 0x3c00]), (true, vec![true]));
 }

@@ -75,9 +75,17 @@ impl Places {
 
     /// Something on the bus that has addresses in the span already.
     pub(super) fn obstacle(&self, plan: &Plan<'_>, bus: u8, space: Space, span: Span) -> Option<Span> {
+        // Ports that an ISA device decodes by 10 bits Linux keeps free (`pcibios_align_resource`).
+        if space == Space::Io && span.start() & 0x300 != 0 {
+            return Span::from_bounds(span.start(), span.start() | 0x3ff);
+        }
         let host = plan.host();
         let staying = host.bus(bus).filter(|function| plan.stays(function.bdf()));
-        let bars = staying.clone().flat_map(Function::bars).filter(|bar| bar.space() == space).filter_map(Bar::span);
+        // What stands where a function left keeps its addresses, but no ROM.
+        let inert = plan.inert().filter(|left| left.0.bus() == bus).filter_map(|left| host.function(left));
+        let kept = inert.flat_map(Function::bars).filter(|bar| bar.kind() != BarKind::Rom);
+        let bars = staying.clone().flat_map(Function::bars).chain(kept);
+        let bars = bars.filter(|bar| bar.space() == space).filter_map(Bar::span);
         let behind = staying.filter_map(Function::bridge).flat_map(|bridge| match space {
             Space::Io => [bridge.io, None],
             Space::Memory => [bridge.memory, bridge.prefetchable.map(|window| window.span)],
