@@ -20,20 +20,20 @@ use pci_remap::sim::machine::{
 use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
 use pci_remap::spec::express::PortType;
 use pci_remap::spec::type1;
-use pci_remap::{Bdf, Guest, Host, Plan, Topology};
-use support::{MEMORY_64, bdf, guest, host, moved, nic, talk, windows};
+use pci_remap::{Bdf, Dword, Guest, Host, Plan, Topology};
+use support::{MEMORY, MEMORY_64, bdf, guest, host, moved, nic, talk, windows};
 
 /// Moves of each kind that are tried on a machine, by both kernels.
 const TRIED: usize = 4;
 const KERNELS: [Kind; 2] = [Kind::Linux61, Kind::Linux615];
 
 /// Whether a guest that finds these functions where they are fails at the same step.
-fn fails_without_a_move(machine: &Machine, kernel: Kind, one: &Move, failure: &Failure) -> bool {
+fn fails_without_a_move(machine: &Machine, kernel: Kind, one: &Move, step: Step) -> bool {
     let mut machine = machine.clone();
     let hosts: Vec<_> = one.iter().map(|(Host(host), _)| *host).collect();
     let mut life = Life::start(kernel, &mut machine, &hosts).unwrap();
     life.run_all();
-    life.finish().failures.iter().any(|bare| bare.step == failure.step)
+    life.finish().failures.iter().any(|bare| bare.step == step)
 }
 
 fn live(kind: Kind, vm: &mut Vm, watched: &[Bdf]) -> Report {
@@ -207,28 +207,28 @@ fn live_on(folder: &Folder) -> (String, Vec<String>, Tally) {
                 tally.lives += 1;
                 tally.left_ports += left.len();
                 tally.writes_to_left_ports += left.iter().map(|port| writes_to(&vm, *port)).sum::<usize>();
-                match report.failures.first() {
+                if report.failures.is_empty() && !damage(&vm).is_empty() {
+                    fail(format!("{:?}", damage(&vm)));
+                }
+                match first_failure(&mut vm, &report, &one) {
                     None => {
                         tally.whole += 1;
                         tally.warned_in_vain += usize::from(is_warned);
-                        if let Some(flaws) = flaws(&mut vm, &report, &one) {
-                            fail(flaws);
-                        }
                     }
-                    Some(first) if fails_without_a_move(&machine, kernel, &one, first) => {
-                        *tally.bare.entry(first.step).or_default() += 1;
+                    Some((step, _)) if fails_without_a_move(&machine, kernel, &one, step) => {
+                        *tally.bare.entry(step).or_default() += 1;
                     }
-                    Some(first) => {
-                        *tally.warned.entry(first.step).or_default() += 1;
+                    Some((step, first)) => {
+                        *tally.warned.entry(step).or_default() += 1;
                         if !is_warned {
                             fail(format!("{first}, and nobody warned"));
                         }
                         let plan = plan.base_addresses(BaseAddresses::Virtual);
                         let mut vm = Vm::start(machine.clone(), &plan).unwrap();
                         let report = live(kernel, &mut vm, &watched(&one));
-                        let failure = report.failures.first().map(Failure::to_string);
-                        let wrong = failure.or_else(|| flaws(&mut vm, &report, &one));
-                        if let Some(wrong) = wrong {
+                        let first = first_failure(&mut vm, &report, &one).map(|(_, first)| first);
+                        let damage = Some(damage(&vm)).filter(|damage| !damage.is_empty());
+                        if let Some(wrong) = first.or_else(|| damage.map(|damage| format!("{damage:?}"))) {
                             fail(format!("{wrong}, with virtual addresses, too"));
                         }
                     }
@@ -244,12 +244,14 @@ fn live_on(folder: &Folder) -> (String, Vec<String>, Tally) {
     (text, failures, total)
 }
 
-/// What is wrong at the end of a life without failures.
-fn flaws(vm: &mut Vm, report: &Report, one: &Move) -> Option<String> {
+/// What went wrong first, and after which step: at the end BARs may answer in part.
+fn first_failure(vm: &mut Vm, report: &Report, one: &Move) -> Option<(Step, String)> {
+    if let Some(first) = report.failures.first() {
+        return Some((first.step, first.to_string()));
+    }
     let silent: Vec<_> = one.iter().map(|(host, guest)| silent_bars(vm, report, *host, *guest)).collect();
-    let damage = damage(vm);
-    let is_well = silent.iter().all(Vec::is_empty) && damage.is_empty();
-    (!is_well).then(|| format!("BARs {silent:?} do not answer, {damage:?}"))
+    let last = Step::ALL[Step::ALL.len() - 1];
+    (!silent.iter().all(Vec::is_empty)).then(|| (last, format!("BARs {silent:?} do not answer")))
 }
 
 /// Whether it is about addresses the guest may give away.
@@ -288,6 +290,36 @@ fn a_function_survives_a_reset_of_its_bus_whatever_the_port_shows_as() {
                 assert_eq!(life.finish().failures, [], "{kind}, {moved_to}, {way:?}");
                 assert_ne!(vm.replayed_writes(), [], "it was reset");
             }
+        }
+    }
+}
+
+/// The port sends on no LTR messages until the guest has restored it, which it does before the function.
+#[test]
+fn after_a_sleep_a_function_on_its_own_bus_is_told_again_only_by_the_guest() {
+    const SUPPORTED_AND_ON: [(u16, u32); 2] = [(0x64, 0x0000_0800), (0x68, 0x0000_0400)];
+    let with_ltr = |one: Blueprint| {
+        SUPPORTED_AND_ON.iter().fold(one, |one, (at, value)| one.register(Dword::at(*at).unwrap(), *value))
+    };
+    let port = Blueprint::port(bdf("00:02.0"), PortType::RootPort, 3..=3, windows(0xe200_0000));
+    let adapter = Blueprint::endpoint(bdf("03:00.0"))
+        .bar(0, MEMORY, 0x1000, 0xe200_0000)
+        .capability(&Capability::Express(PortType::Endpoint));
+    let mut machine = support::machine([with_ltr(port), with_ltr(adapter)]);
+    let topology = support::scan(&mut machine);
+    for way in [Way::UpstreamPort, Way::ConventionalBridge] {
+        let plan = Plan::new(topology).relocate(host("03:00.0"), guest("03:01.0")).unwrap();
+        let plan = plan.find_behind(host("00:02.0"), way).unwrap();
+        for kind in KERNELS {
+            let mut vm = Vm::start(machine.clone(), &plan).unwrap();
+            let mut life = Life::start(kind, &mut vm, &[bdf("03:01.0")]).unwrap();
+            for step in [Step::BindPorts, Step::BindDrivers, Step::SuspendToRam] {
+                life.run(step);
+            }
+            assert_eq!(life.finish().failures, [], "{kind}, {way:?}");
+            assert_eq!(damage(&vm), [], "{kind}, {way:?}");
+            let adapter = vm.machine().original(bdf("03:00.0")).unwrap();
+            assert_eq!(vm.machine().peek(adapter, Dword::at(0x68).unwrap()), 0x0400, "{kind}, {way:?}: it is on again");
         }
     }
 }

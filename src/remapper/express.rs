@@ -20,11 +20,12 @@ impl Touched {
         let Some(express) = &self.prepare_payload(function, plan.payload(function)) else { return Ok(()) };
         let (bus, own_bus) = (relocation.guest.0.bus(), relocation.host.0.bus());
         self.keep_error_enables(relocation.errors, express)?;
-        self.restore_agreements(express);
-        // On the bus it is on the guest sees the port it has.
+        self.restore_link(express);
+        // On the bus it is on the guest sees the port it has, and enables neither end before the other.
         if bus == own_bus {
             return Ok(());
         }
+        self.restore_agreements_2(express);
         let bridge = plan.host().bridge_to(bus);
         self.agree_on_payload(express, bridge.and_then(|port| plan.payload(port)))?;
         if express.has_second_set() {

@@ -367,10 +367,22 @@ impl Touched {
 
     /// A replay writes what both ends of a link agreed on.
     pub(super) fn restore_agreements(&mut self, express: &Express) {
+        self.restore_link(express);
+        self.restore_agreements_2(express);
+    }
+
+    /// What the other end takes, LTR messages among it.
+    pub(super) fn restore_agreements_2(&mut self, express: &Express) {
+        if let Some(dword) = express.dword.plus(express::DEVICE_CONTROL_2).filter(|_| express.has_second_set()) {
+            self.restore(dword, 0xffff, express.register(express::DEVICE_CONTROL_2));
+        }
+    }
+
+    /// The payload size, and the link.
+    pub(super) fn restore_link(&mut self, express: &Express) {
         let has_link = express.port_type.has_link();
         let controls = [
             (express::DEVICE_CONTROL, !express::INITIATE_FUNCTION_LEVEL_RESET, true),
-            (express::DEVICE_CONTROL_2, !0, express.has_second_set()),
             (express::LINK_CONTROL, !express::RETRAIN_LINK, has_link),
             (express::LINK_CONTROL_2, !0, has_link && express.has_second_set()),
         ];

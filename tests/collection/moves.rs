@@ -15,6 +15,8 @@ pub(crate) type Move = Vec<(Host<Bdf>, Guest<Bdf>)>;
 pub(crate) enum Kind {
     /// To a free device number on another bus.
     FreeDevice,
+    /// To a free device number on its own bus, behind a bridge.
+    OwnBus,
     /// To a free function number of a device that is there.
     FreeFunction,
     /// Two functions change places.
@@ -22,7 +24,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::FreeDevice, Self::FreeFunction, Self::Swap];
+    pub(crate) const ALL: [Self; 4] = [Self::FreeDevice, Self::OwnBus, Self::FreeFunction, Self::Swap];
 }
 
 /// More candidates than this are thinned out.
@@ -37,6 +39,10 @@ pub(crate) fn candidates(topology: &Topology<FUNCTIONS>, kind: Kind) -> Vec<Move
             let pairs = endpoints.iter().flat_map(|host| buses.iter().map(move |bus| (*host, *bus)));
             let others = pairs.filter(|(host, bus)| host.0.bus() != *bus);
             others.filter_map(|(host, bus)| one(host, free_device(topology, bus))).collect()
+        }
+        Kind::OwnBus => {
+            let below = endpoints.iter().filter(|host| topology.view().bridge_to(host.0.bus()).is_some());
+            below.filter_map(|host| one(*host, free_device(topology, host.0.bus()))).collect()
         }
         Kind::FreeFunction => {
             let devices: Vec<_> = topology.functions().iter().map(|function| function.bdf().0).collect();
