@@ -6,6 +6,8 @@
 //! |---|---|
 //! | `port.rs` `keep_forwarding`, `silence`: a port left empty | [`a_port_left_empty_is_woken_and_silenced_before_the_guest_starts`] |
 //! | `port.rs` `silence`: a port with siblings left | [`a_guarded_port_is_woken_and_only_what_is_hidden_is_silenced`] |
+//! | `port.rs` `silence`: a port that shows as another, or with nothing wired behind it | [`a_destination_port_signals_nothing_the_guest_does_not_see`], [`a_port_that_shows_as_another_contains_no_errors`] |
+//! | `replay.rs` `can_forget`: what is silent stays so | [`what_a_destination_port_does_not_show_is_silent_after_a_sleep`] |
 //! | `port.rs` `is_hidden`, `is_hidden_extended`: power states, DPC, agreements | [`a_guarded_port_has_no_power_states_and_contains_no_errors`], [`a_guarded_port_shows_nothing_that_has_to_agree_with_the_function_that_left`] |
 //! | `port.rs` `name_requesters`: error sources | [`an_error_is_not_blamed_on_who_has_the_address_of_the_function_that_left`] |
 //! | `guarded_port.rs` `guard_port`: open windows are kept, closed ones are not | [`a_guarded_port_opens_windows_firmware_left_closed`] |
@@ -33,7 +35,7 @@ use pci_remap::plan::{Vacated, Way};
 use pci_remap::sim::guest::life::{Life, Step};
 use pci_remap::sim::guest::{Kind, boot};
 use pci_remap::sim::machine::{
-    Blueprint, Builder, Capability, ExtendedCapability, Machine, Quirks, Windows, signature,
+    Blueprint, Builder, Capability, ExtendedCapability, Machine, Quirks, Undelivered, Wake, Windows, signature,
 };
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::Vm;
@@ -167,14 +169,17 @@ fn a_port_left_empty_is_woken_and_silenced_before_the_guest_starts() {
 
 /// A port firmware left asleep, with all interrupts on.
 fn noisy_port() -> Blueprint {
-    source_port()
+    signalling(source_port())
         .command(Command::MEMORY_SPACE_ENABLE)
-        .extended(&ExtendedCapability::AdvancedErrorReporting)
+        .register(dword(PMCSR), 0x0000_000b)
+        .quirk(Quirks::FORWARDS_ASLEEP)
+}
+
+fn signalling(port: Blueprint) -> Blueprint {
+    port.extended(&ExtendedCapability::AdvancedErrorReporting)
         .register(dword(LINK_CONTROL), 0x1043_0c40)
         .register(dword(0x58), 0x0000_1038)
         .register(dword(0x5c), 0x0001_001f)
-        .register(dword(PMCSR), 0x0000_000b)
-        .quirk(Quirks::FORWARDS_ASLEEP)
         .register(dword(0x12c), 0x0000_0007)
         // Downstream Port Containment, enabled for fatal errors.
         .register(dword(0x100), 0x1482_0001)
@@ -194,6 +199,55 @@ fn a_guarded_port_is_woken_and_only_what_is_hidden_is_silenced() {
             "00:01.1 14Ch lanes 1100 <- 0",
         ]
     );
+}
+
+/// Bandwidth notification, the slot's, PME and system errors, Root Error Command, DPC Control of the destination port.
+const SILENCE: [&str; 5] = [
+    "00:01.0 50h lanes 0010 <- 0",
+    "00:01.0 58h lanes 0011 <- 0",
+    "00:01.0 5Ch lanes 0001 <- 10",
+    "00:01.0 12Ch lanes 0001 <- 0",
+    "00:01.0 14Ch lanes 1100 <- 0",
+];
+
+#[test]
+fn a_destination_port_signals_nothing_the_guest_does_not_see() {
+    for way in [Way::UpstreamPort, Way::ConventionalBridge] {
+        assert_eq!(preparation(&by_port(signalling(destination_port()), way)), SILENCE, "{way:?}");
+    }
+    for way in [Way::AriChain, Way::AsIs] {
+        assert_eq!(preparation(&by_port(signalling(destination_port()), way)), [""; 0], "{way:?} shows all of it");
+    }
+    let ports = [signalling(destination_port()), source_port()];
+    let empty = moved(pc(ports, [nic("02:00.0")]), &[("02:00.0", "01:00.0")]);
+    assert_eq!(preparation(&empty), SILENCE[..2], "no slot and no bandwidth notification");
+}
+
+#[test]
+fn what_a_destination_port_does_not_show_is_silent_after_a_sleep() {
+    for way in [Way::UpstreamPort, Way::ConventionalBridge] {
+        let mut vm = by_port(signalling(destination_port()), way);
+        vm.suspend_to_ram();
+        let replayed: Vec<_> =
+            vm.replayed_writes().iter().map(|write| format!("{} <- {:x}", write.to, write.value)).collect();
+        assert!(SILENCE.iter().all(|write| replayed.contains(&(*write).to_owned())), "{way:?}: {replayed:?}");
+    }
+}
+
+/// Firmware left containment of fatal errors on. The guest would never end it.
+#[test]
+fn a_port_that_shows_as_another_contains_no_errors() {
+    for way in [Way::UpstreamPort, Way::ConventionalBridge] {
+        let mut vm = by_port(signalling(destination_port()), way);
+        // Fatal errors are reported; the port sends more than the display takes.
+        let machine = vm.machine_mut();
+        write(machine, "01:00.0", 0x48, 0x2814);
+        write(machine, DESTINATION, 0x48, 0x2830);
+        write(machine, "01:00.0", 0x04, 0x0006);
+        assert_eq!(machine.dma_read(bdf("01:00.0"), 0x1000, 0x1000), Err(Undelivered::Malformed(bdf("01:00.0"))));
+        assert_eq!(real(&vm, DESTINATION, 0x150) & 1, 0, "{way:?}: the link is not taken down");
+        assert_ne!(vm.read("01:00.0", 0), !0, "{way:?}");
+    }
 }
 
 #[test]
@@ -602,16 +656,20 @@ fn what_stays_behind_a_conventional_bridge_has_the_payload_size_of_the_port() {
     }
 }
 
-/// Linux restores what it sees, and firmware leaves the port as before.
+/// Linux restores what it sees, and firmware leaves the port as before, or does nothing.
 #[test]
 fn a_port_that_shows_as_a_conventional_bridge_has_its_payload_size_after_a_sleep() {
-    let mut vm = behind_512(1, 0, &[("02:00.0", NIC)], Way::ConventionalBridge);
-    let mut life = Life::start(Kind::Linux61, &mut vm, &[bdf("01:00.0")]).unwrap();
-    for step in [Step::BindPorts, Step::BindDrivers, Step::SuspendToRam] {
-        life.run(step);
+    for wake in [Wake::Everything, Wake::Nothing] {
+        let mut vm = behind_512(1, 0, &[("02:00.0", NIC)], Way::ConventionalBridge);
+        vm.machine_mut().set_wake(wake);
+        let mut life = Life::start(Kind::Linux61, &mut vm, &[bdf("01:00.0")]).unwrap();
+        for step in [Step::BindPorts, Step::BindDrivers, Step::SuspendToRam] {
+            life.run(step);
+        }
+        assert_eq!(life.finish().failures, [], "{wake:?}");
+        assert_eq!(payloads(&mut vm, [DESTINATION, "01:00.0"], "01:00.0"), ([256, 256], true), "{wake:?}");
+        assert_eq!(real(&vm, DESTINATION, LINK_CONTROL) & 0xffff, 0x0040, "{wake:?}: and its clock");
     }
-    assert_eq!(life.finish().failures, []);
-    assert_eq!(payloads(&mut vm, [DESTINATION, "01:00.0"], "01:00.0"), ([256, 256], true));
 }
 
 /// The guest changes nothing but what it sees of the port.

@@ -56,7 +56,7 @@ impl Touched {
     /// that of a port, and has nothing a PCI-X bridge would have. What both ends of the link agree on a guest that does not
     /// see it does not restore.
     fn show_pci_x_bridge(&mut self, function: &Function, express: &Express) -> Result<(), TooManyRules> {
-        if !self.can_forget() {
+        if self.restores.is_empty() {
             self.restore_agreements(express);
         }
         let mut rules = self.rules.because(Reason::Way);

@@ -5,7 +5,7 @@ use super::port::FORWARDING;
 use super::reason::Reason;
 use super::rule::TooManyRules;
 use super::touched::{Touched, low};
-use crate::plan::{Port, Role};
+use crate::plan::Port;
 use crate::spec::{express, header};
 use crate::topology::{Express, Function};
 
@@ -27,7 +27,6 @@ impl Touched {
             self.keep_prefetchable_window(function)?;
         }
         self.keep_forwarding(function, express);
-        self.silence(function, Role::Guarded);
         express.map_or(Ok(()), |express| self.guard_express(express))
     }
 

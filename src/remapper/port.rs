@@ -41,6 +41,7 @@ impl Touched {
             hide_capabilities(rules, hidden, port.function, |id| is_hidden(port, id))?;
             hide_extended_capabilities(rules, hidden, port.function, |id| is_hidden_extended(port, id))?;
         }
+        touched.silence(port);
         Ok(touched)
     }
 
@@ -123,7 +124,6 @@ impl Touched {
         }
         self.fill_empty_bars(function)?;
         self.keep_forwarding(function, express);
-        self.silence(function, port.role);
         Ok(())
     }
 
@@ -174,13 +174,16 @@ impl Touched {
 
     /// What the guest does not see of a port raises no interrupts and reports no errors, and does not take the link down
     /// because of one.
-    pub(super) fn silence(&mut self, function: &Function, role: Role) {
-        if let Some(express) = function.express() {
+    fn silence(&mut self, port: &Port<'_>) {
+        let is_disguised = matches!(port.way, Some(Way::UpstreamPort | Way::ConventionalBridge));
+        let has_no_root = port.role == Role::Vacant || is_disguised;
+        let has_no_slot = has_no_root || port.role == Role::Guarded || port.has_empty_link;
+        if let Some(express) = port.function.express() {
             let root = express::ROOT_SYSTEM_ERRORS | express::ROOT_PME_INTERRUPT;
             let controls = [
-                (express::LINK_CONTROL, express::LINK_INTERRUPTS, true),
-                (express::SLOT_CONTROL, express::SLOT_INTERRUPTS, true),
-                (express::ROOT_CONTROL, root, role == Role::Vacant),
+                (express::LINK_CONTROL, express::LINK_INTERRUPTS, has_no_slot),
+                (express::SLOT_CONTROL, express::SLOT_INTERRUPTS, has_no_slot),
+                (express::ROOT_CONTROL, root, has_no_root),
             ];
             for (register, enables, _) in controls.into_iter().filter(|(.., is_unseen)| *is_unseen) {
                 if let Some(dword) = express.dword.plus(register) {
@@ -188,12 +191,12 @@ impl Touched {
                 }
             }
         }
-        for entry in function.extended_capabilities() {
+        for entry in port.function.extended_capabilities() {
             let enables = match entry.id {
                 // 7.8.4.9: three interrupt enables.
-                ExtendedCapabilityId::AER if role == Role::Vacant => 0b111,
+                ExtendedCapabilityId::AER if has_no_root => 0b111,
                 // 7.9.14.3: the upper half of the DWORD.
-                ExtendedCapabilityId::DPC => 0xffff_0000,
+                ExtendedCapabilityId::DPC if has_no_root || port.role == Role::Guarded => 0xffff_0000,
                 _ => continue,
             };
             if let Some(dword) = entry.dword.plus(extended_control_dword(entry.id)) {

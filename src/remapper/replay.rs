@@ -395,7 +395,7 @@ impl Touched {
 
     /// Whether a reset takes anything from it that the host keeps.
     pub(super) fn can_forget(&self) -> bool {
-        !self.restores.is_empty()
+        !self.restores.is_empty() || self.is_bridge && !self.preparation.is_empty()
     }
 
     /// Whether it is a bridge whose replay leads to what is behind it.
