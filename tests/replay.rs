@@ -10,6 +10,7 @@
 //! | `replay.rs` `writes`: a function that is not ready | [`a_guest_that_writes_too_early_loses_nothing_but_its_write`], [`nothing_is_brought_back_while_the_bus_is_held_in_reset`] |
 //! | `replay.rs` `writes`: a function that was not reset | [`what_slept_through_the_end_of_no_containment_is_reset_when_it_wakes`], [`what_slept_through_the_end_of_no_containment_and_keeps_its_registers_has_its_window_in_d0`], [`a_way_back_from_d3hot_that_is_lost_may_be_tried_again`] |
 //! | `replay.rs` `forgetful`: a write of PowerState | [`a_state_that_is_left_with_the_first_write_is_left`] |
+//! | `replay.rs` `replay`: what the guest switched on | [`a_rom_the_guest_enabled_too_early_decodes_once_the_function_answers`] |
 //! | `replay.rs` `write_after_reset` | [`a_second_reset_in_a_row_is_not_preceded_by_what_it_takes_away`] |
 //! | `replay.rs` `note_reset`, `note_resume` | [`the_function_survives_a_reset_by_the_host`], [`after_a_sleep_without_power_the_way_comes_back_before_the_function`] |
 //! | `bus_reset.rs` `watch_bus`: Secondary Bus Reset | [`a_function_that_moved_on_its_bus_survives_a_reset_of_the_bus`] |
@@ -29,7 +30,7 @@ mod support;
 use core::time::Duration;
 
 use pci_remap::plan::{BusNumbers, Way};
-use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Undelivered, Wake, signature};
+use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, ROM, Undelivered, Wake, signature};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::{MadeWrite, Vm};
 use pci_remap::spec::express::PortType;
@@ -39,6 +40,7 @@ use support::*;
 const NIC: &str = "01:01.0";
 const COMMAND: u16 = 0x04;
 const BAR0: u16 = 0x10;
+const ROM_BAR: u16 = 0x30;
 /// Where this NIC has its capabilities.
 const POWER: u16 = 0x40;
 const EXPRESS: u16 = 0x48;
@@ -237,6 +239,16 @@ fn a_guest_that_writes_too_early_loses_nothing_but_its_write() {
         assert_eq!(replayed(&vm), REPLAY);
         assert!(is_mapped(&mut vm));
     }
+}
+
+#[test]
+fn a_rom_the_guest_enabled_too_early_decodes_once_the_function_answers() {
+    let mut vm = nic_at_work();
+    vm.write_word(NIC, EXPRESS + 8, 0x8000);
+    vm.write(NIC, ROM_BAR, 0xe020_0001);
+    wait(&mut vm);
+    vm.write_word(NIC, COMMAND, 0x0006);
+    assert_eq!(vm.memory_read(0xe020_0000, Width::Dword), signature(0, bdf("02:00.0"), ROM, 0));
 }
 
 #[test]

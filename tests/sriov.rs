@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `show_sriov`: SR-IOV Capabilities, TotalVFs, First VF Offset, page sizes, migration | [`what_tells_of_them_is_the_plans_and_not_the_hardwares`] |
 //! | `show_sriov`: VF Enable and NumVFs pass, VF Memory Space Enable is held, what a change of either sets off | [`their_memory_is_mapped_while_they_are_enabled_and_decode`], [`how_many_there_are_follows_a_number_that_is_changed_late`] |
+//! | `show_sriov`: what a replay restores of VF Enable and NumVFs | [`those_the_guest_enabled_too_early_are_there_once_their_physical_function_answers`] |
 //! | `show_sriov`: what a replay restores | [`pages_and_hierarchy_stay_as_firmware_left_them`] |
 //! | `show_sriov`: VF BARs, those there are none of | [`linux_enables_those_of_a_moved_function_and_their_drivers_bind`] |
 //! | `Touched::virtual_functions` | [`one_shows_no_id_no_bars_and_no_extended_capabilities_whatever_hardware_has_there`] |
@@ -25,7 +26,7 @@ use pci_remap::sim::vm::Vm;
 use pci_remap::spec::express::PortType;
 use pci_remap::topology::{BarSizes, Function};
 use pci_remap::{
-    Access, Bdf, Dword, Finding, Grade, Guest, Host, MapOp, Plan, Relocation, Space, Topology, Translation,
+    Access, Bdf, Dword, Finding, Grade, Guest, Host, MapOp, Placement, Plan, Relocation, Space, Topology, Translation,
 };
 use support::*;
 
@@ -263,6 +264,18 @@ fn a_reset_of_their_physical_function_takes_them_away_and_a_replay_brings_back_t
     assert_eq!(vm.write_word(NIC, power, 3).len(), 2);
 }
 
+#[test]
+fn those_the_guest_enabled_too_early_are_there_once_their_physical_function_answers() {
+    let mut vm = followed(machine([adapter("02:00.0")]));
+    let control = (0x40..0x100).step_by(4).find(|at| vm.read(NIC, *at) & 0xff == 0x10).unwrap() + 0x08;
+    vm.write_word(NIC, control, 0xa810);
+    enable(&mut vm, 8);
+    vm.elapse(core::time::Duration::from_millis(100));
+    vm.write(NIC, 0x10, 0);
+    let registers = [0x08, 0x10].map(|at| real(&vm, "02:00.0", SRIOV + at) & 0xffff);
+    assert_eq!(registers, [0x0009, 0x0008], "VF Enable and VF Memory Space Enable, NumVFs");
+}
+
 /// The hardware's register of a function.
 fn real(vm: &Vm, function: &str, offset: u16) -> u32 {
     vm.machine().peek(vm.machine().original(bdf(function)).unwrap(), Dword::at(offset).unwrap())
@@ -377,7 +390,7 @@ fn pages_and_hierarchy_stay_as_firmware_left_them() {
     wait(vm.machine_mut(), 100);
     assert_eq!([SRIOV + 0x20, CONTROL].map(|at| real(&vm, "02:00.0", at)), [1, 0]);
     vm.make_replays();
-    assert_eq!([SRIOV + 0x20, CONTROL].map(|at| real(&vm, "02:00.0", at)), [0x2, 0x10]);
+    assert_eq!([SRIOV + 0x20, CONTROL].map(|at| real(&vm, "02:00.0", at)), [0x2, 0x18]);
 }
 
 /// The same NIC, as it is without ARI: its Virtual Functions are on the next bus, which no bridge leads to.
@@ -407,7 +420,7 @@ fn those_that_are_elsewhere_without_ari_follow_once_the_host_set_ari_capable_hie
         vm.machine_mut().poke(physical, Dword::at(CONTROL).unwrap(), 0);
         vm.note_reset(host("02:00.0"));
         vm.make_replays();
-        assert_eq!(real(&vm, "02:00.0", CONTROL), 0x10);
+        assert_eq!(real(&vm, "02:00.0", CONTROL), 0x18);
     }
 }
 
@@ -527,6 +540,35 @@ fn what_firmware_left_without_an_address_the_planner_places() {
     let function = vm.machine().original(bdf("02:00.0")).unwrap();
     let config = vm.machine().function(function).config();
     assert_eq!([config[(0x108 + 0x24) / 4], config[(0x108 + 0x28) / 4]], [0x0100_000c, 0x10]);
+}
+
+/// A function whose one VF BAR, for eight, is at this address.
+fn with_vf_bar(at: &str, address: u64) -> Blueprint {
+    let bars = vec![(0, VfBar { kind: MEMORY_64, size: VF_SIZE, address })];
+    Blueprint::endpoint(bdf(at))
+        .capability(&Capability::Express(PortType::Endpoint))
+        .extended(&ExtendedCapability::AdvancedErrorReporting)
+        .extended(&ExtendedCapability::Ari { next: 0 })
+        .extended(&ExtendedCapability::SrIov { total: 8, offset: 0x80, stride: 2, bars })
+}
+
+#[test]
+fn the_planner_places_them_clear_of_virtual_functions_firmware_placed() {
+    let mut machine = machine([with_vf_bar("02:00.0", 0x10_0100_0000), with_vf_bar("02:00.1", 0)]);
+    let plan = Plan::new(scan(&mut machine)).with(follow("02:00.1", NIC)).unwrap();
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    let maps = enable(&mut vm, 8);
+    assert_eq!(maps, ["map mem 0x1000000000-0x100001ffff to 0x1001020000-0x100103ffff"]);
+}
+
+#[test]
+fn a_bar_is_placed_clear_of_virtual_functions_that_stay() {
+    let nic = Blueprint::endpoint(bdf("02:00.0")).bar(0, MEMORY_64, 0x1_0000, 0x10_0100_0000);
+    let mut machine = machine([with_vf_bar("01:00.1", 0x10_0000_0000), nic]);
+    let relocation = Relocation { placement: Placement::PreAssigned, ..Relocation::new(host("02:00.0"), guest(NIC)) };
+    let plan = Plan::new(scan(&mut machine)).with(relocation).unwrap();
+    let mut vm = Vm::start(machine, &plan).unwrap();
+    assert_eq!([0x10, 0x14].map(|at| vm.read(NIC, at)), [0x0002_000c, 0x10]);
 }
 
 #[test]

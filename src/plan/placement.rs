@@ -7,7 +7,7 @@ use super::{IoBars, MAX_MOVES, Plan, Relocation};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
 use crate::spec::bar::BarKind;
-use crate::topology::{Bar, Function};
+use crate::topology::{Bar, Function, SrIov};
 
 /// What became of one BAR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,13 +86,15 @@ impl Places {
         let kept = inert.flat_map(Function::bars).filter(|bar| bar.kind() != BarKind::Rom);
         let bars = staying.clone().flat_map(Function::bars).chain(kept);
         let bars = bars.filter(|bar| bar.space() == space).filter_map(Bar::span);
+        let vf_bars = staying.clone().filter_map(Function::sriov).flat_map(SrIov::spans);
+        let vf_bars = vf_bars.filter(|_| space == Space::Memory);
         let behind = staying.filter_map(Function::bridge).flat_map(|bridge| match space {
             Space::Io => [bridge.io, None],
             Space::Memory => [bridge.memory, bridge.prefetchable.map(|window| window.span)],
         });
         let reserved = plan.reserved().iter().filter(|_| space == Space::Memory).map(|reserved| reserved.0);
         let placed = self.placed(plan, bus).filter(|(kind, _)| *kind == space).map(|(_, span)| span);
-        let host_spans = bars.chain(behind.flatten()).map(|Host(span)| span);
+        let host_spans = bars.chain(vf_bars).chain(behind.flatten()).map(|Host(span)| span);
         host_spans.chain(reserved).chain(placed).find(|other| other.overlaps(span))
     }
 

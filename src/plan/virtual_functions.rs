@@ -276,7 +276,7 @@ impl Search<'_, '_> {
         let host = self.plan.host();
         let size = bar.size().saturating_mul(found.count.into());
         let bus = self.relocation.host.0.bus();
-        let firmware = bar.span().and_then(|Host(span)| Span::new(span.start(), size));
+        let firmware = self.sriov.span(&bar).map(|Host(span)| span);
         let is_led_to = |span: &Span| windows(self.plan, bus, bar.kind()).any(|window| window.covers(*span));
         if let Some(span) = firmware.filter(is_led_to) {
             return Ok(span);
@@ -284,10 +284,12 @@ impl Search<'_, '_> {
         let obstacle = |span: Span| {
             let own = host.bus(bus);
             let bars = own.clone().flat_map(Function::bars).filter(|bar| bar.space() == Space::Memory);
+            let vf_bars = own.clone().filter_map(Function::sriov).flat_map(SrIov::spans);
             let behind = own.filter_map(Function::bridge);
             let behind = behind.flat_map(|bridge| [bridge.memory, bridge.prefetchable.map(|window| window.span)]);
             let apertures = self.others().chain([found]).flat_map(|other| other.bars.iter().flatten());
-            let decoded = bars.filter_map(Bar::span).chain(behind.flatten()).chain(apertures.map(|bar| bar.host));
+            let decoded = bars.filter_map(Bar::span).chain(vf_bars).chain(behind.flatten());
+            let decoded = decoded.chain(apertures.map(|bar| bar.host));
             let reserved = self.plan.reserved().iter().map(|reserved| reserved.0);
             decoded.map(|Host(span)| span).chain(reserved).find(|other| other.overlaps(span))
         };

@@ -406,7 +406,10 @@ impl Touched {
     fn replay(&self) -> impl Iterator<Item = HostWrite> {
         // A bridge is also prepared anew; a moved function is awake, or the guest would not have seen it ready.
         let preparation = self.preparation.iter().filter(|_| self.is_bridge);
-        let host = self.host;
-        self.restores.iter().chain(preparation).map(move |setting| setting.of(host))
+        self.restores.iter().chain(preparation).map(|setting| {
+            // What the guest switched on while the function did not take writes, and what every write of it would hold.
+            let ones = self.rules.of(setting.dword).ones() & setting.lanes.mask();
+            Setting { value: setting.value | ones, ..*setting }.of(self.host)
+        })
     }
 }

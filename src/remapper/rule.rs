@@ -131,6 +131,11 @@ impl Rule {
         Some(WriteDecision::Redirect { to: Host(access.with_lanes(lanes)), value })
     }
 
+    /// The bits that are ones in hardware: those that are held, and of the guest's that reach it.
+    pub(super) const fn ones(&self) -> u32 {
+        self.shadow & self.writable & self.to_hardware | self.hold
+    }
+
     /// Those of the lanes in which a bit the guest writes reaches the hardware.
     #[inline]
     pub(super) const fn written_lanes(&self, lanes: Lanes) -> Option<Lanes> {

@@ -67,9 +67,9 @@ pub(super) struct Setting {
 
 /// Command, payload size, and six VF BARs, or a control each of power, link, slot, root, errors, containment and ARI.
 const MAX_PREPARATIONS: usize = 9;
-/// Of a Type 0 function: seven BARs, Command, four controls; six VF BARs, System Page Size and SR-IOV Control. Of a
-/// bridge: three BARs, Command, eight of routing.
-const MAX_RESTORES: usize = 20;
+/// Of a Type 0 function: seven BARs, Command, four controls; six VF BARs, System Page Size, NumVFs and SR-IOV Control. Of
+/// a bridge: three BARs, Command, eight of routing.
+const MAX_RESTORES: usize = 21;
 
 impl Setting {
     pub(super) fn of(self, function: Bdf) -> HostWrite {

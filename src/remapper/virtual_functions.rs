@@ -279,6 +279,8 @@ impl Touched {
             self.rules.because(Reason::VirtualFunctions).zero_untreated(bar_register(sriov, index))?;
         }
         self.restore(at(sriov::SYSTEM_PAGE_SIZE), !0, own(sriov::SYSTEM_PAGE_SIZE));
+        self.restore(at(sriov::NUM_VFS), 0xffff, 0);
+        self.restore(at(sriov::CONTROL), 0xffff, 0);
         Ok(())
     }
 

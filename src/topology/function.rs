@@ -460,6 +460,17 @@ impl SrIov {
         self.is_enabled() && self.register(sriov::CONTROL) & sriov::VF_MEMORY_SPACE_ENABLE != 0
     }
 
+    /// What a VF BAR decodes for all Virtual Functions together, where it has an address.
+    pub(crate) fn span(&self, bar: &Bar) -> Option<Host<Span>> {
+        let Host(first) = bar.span()?;
+        Span::new(first.start(), bar.size().saturating_mul(self.total_vfs.into())).map(Host)
+    }
+
+    /// The same of all VF BARs.
+    pub(crate) fn spans(&self) -> impl Iterator<Item = Host<Span>> {
+        self.vf_bars.iter().flatten().filter_map(|bar| self.span(bar))
+    }
+
     fn read(dword: Dword, read: &mut impl FnMut(Dword) -> u32, sizes: &BarSizes) -> Self {
         let registers: [u32; sriov::DWORDS as usize] = core::array::from_fn(|index| read(nth(dword, index)));
         let register = |index: u16| registers.get(usize::from(index)).copied().unwrap_or(0);
