@@ -8,56 +8,78 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use arbitrary::{Arbitrary, Unstructured};
-use pci_remap::plan::{Cause, Plan, Vacated};
+use pci_remap::plan::{BaseAddresses, BusNumbers, Cause, Plan, Vacated};
 use pci_remap::sim::dump::Dump;
 use pci_remap::sim::scenario::{Move, Scenario, Step};
+use pci_remap::sim::vm::FUNCTIONS;
 use pci_remap::sim::{acpi, laws, vm};
+use pci_remap::topology::{Function, Topology};
 
-/// Whether a scenario, and the plan that comes of it, shows something.
-type Shows = fn(&Scenario, &Plan<'_>) -> bool;
+/// Whether a scenario, with the machine and the plan that come of it, shows something.
+type Shows = fn(&Case<'_>) -> bool;
+
+struct Case<'c> {
+    scenario: &'c Scenario,
+    machine: &'c Topology<FUNCTIONS>,
+    plan: Plan<'c>,
+}
+
+impl Case<'_> {
+    /// Whether at least two steps do something, and something is moved.
+    fn does(&self, does: impl Fn(&Step) -> bool) -> bool {
+        self.moves() > 0 && self.scenario.steps.iter().filter(|step| does(step)).count() >= 2
+    }
+
+    fn moves(&self) -> usize {
+        self.plan.relocations().len()
+    }
+
+    /// Whether a function that is neither moved nor hidden is such a one.
+    fn stays(&self, is_such: impl Fn(&Function) -> bool) -> bool {
+        let leaves = |host| {
+            self.plan.hidden().contains(&host)
+                || self.plan.relocations().iter().any(|relocation| relocation.host == host)
+        };
+        self.machine.functions().iter().any(|function| !leaves(function.bdf()) && is_such(function))
+    }
+}
 
 /// What the seeds of `laws` show.
-const SHOWS: [(&str, Shows); 11] = [
-    ("a-swap", |scenario, plan| {
-        let is_swap = |pair: &[_; 2]| matches!(scenario.moves[..], [Move::Swap(..), ..]) && pair.len() == 2;
-        plan.relocations().first_chunk().is_some_and(is_swap)
-    }),
-    ("a-whole-device", |_, plan| {
-        let moves = plan.relocations();
+const SHOWS: [(&str, Shows); 12] = [
+    ("a-swap", |case| matches!(case.scenario.moves[..], [Move::Swap(..), ..]) && case.moves() >= 2),
+    ("a-whole-device", |case| {
+        let moves = case.plan.relocations();
         moves.len() > 2 && moves.iter().all(|one| one.host.0.same_device(moves[0].host.0))
     }),
-    ("hidden-functions", |_, plan| plan.hidden().len() == 2 && !plan.relocations().is_empty()),
-    ("inert-first-function", |scenario, plan| {
-        scenario.vacated == Vacated::InertFirst
-            && plan.relocations().iter().any(|one| one.host.0.function() == 0 && one.guest.0.bus() != one.host.0.bus())
+    ("hidden-functions", |case| case.plan.hidden().len() == 2 && case.moves() > 0),
+    ("inert-first-function", |case| {
+        let mut moves = case.plan.relocations().iter();
+        case.scenario.vacated == Vacated::InertFirst
+            && moves.any(|one| one.host.0.function() == 0 && one.guest.0.bus() != one.host.0.bus())
     }),
-    ("placeholders", |scenario, plan| scenario.vacated == Vacated::Placeholder && plan.relocations().len() > 1),
-    ("refused-changes", |scenario, plan| {
-        let refuses = |step: &Step| matches!(step, Step::Refuse(every) if every % 8 >= 2);
-        moves_and(scenario, plan, refuses)
+    ("placeholders", |case| case.scenario.vacated == Vacated::Placeholder && case.moves() > 1),
+    ("refused-changes", |case| case.does(|step| matches!(step, Step::Refuse(every) if every % 8 >= 2))),
+    ("resets", |case| {
+        case.does(|step| matches!(step, Step::Reset(..))) && case.does(|step| matches!(step, Step::Sleep(_)))
     }),
-    ("resets", |scenario, plan| {
-        moves_and(scenario, plan, |step| matches!(step, Step::Reset(..)))
-            && moves_and(scenario, plan, |step| matches!(step, Step::Sleep(_)))
+    ("resets-of-a-bus", |case| {
+        let mut moves = case.plan.relocations().iter();
+        case.does(|step| matches!(step, Step::ResetBehind(.., true)))
+            && moves.any(|one| one.host.0.bus() != 0 && one.guest.0.bus() == one.host.0.bus())
     }),
-    ("resets-of-a-bus", |scenario, plan| {
-        moves_and(scenario, plan, |step| matches!(step, Step::ResetBehind(.., true)))
-            && plan.relocations().iter().any(|one| one.host.0.bus() != 0 && one.guest.0.bus() == one.host.0.bus())
+    ("virtual-addresses", |case| {
+        case.scenario.base_addresses == BaseAddresses::Virtual
+            && case.stays(|function| function.bridge().is_none() && function.bars().count() > 1)
+            && case.does(|step| matches!(step, Step::Place(..)))
+            && case.does(|step| matches!(step, Step::Enable(_, true, ..)))
     }),
-    ("virtual-bus-numbers", |scenario, plan| scenario.virtual_bus_numbers && plan.relocations().len() > 1),
-    ("virtual-functions", |scenario, plan| {
+    ("virtual-bus-numbers", |case| case.scenario.bus_numbers == BusNumbers::Virtual && case.moves() > 1),
+    ("virtual-functions", |case| {
         let enables = |step: &Step| matches!(step, Step::VirtualFunctions(_, count, true, true) if count % 10 != 0);
-        plan.findings().any(|finding| matches!(finding.cause, Cause::VfsFollow(..)))
-            && moves_and(scenario, plan, enables)
+        case.plan.findings().any(|finding| matches!(finding.cause, Cause::VfsFollow(..))) && case.does(enables)
     }),
-    ("windows-on-windows", |scenario, plan| {
-        plan.relocations().len() > 1 && moves_and(scenario, plan, |step| matches!(step, Step::Place(..)))
-    }),
+    ("windows-on-windows", |case| case.moves() > 1 && case.does(|step| matches!(step, Step::Place(..)))),
 ];
-
-fn moves_and(scenario: &Scenario, plan: &Plan<'_>, does: impl Fn(&Step) -> bool) -> bool {
-    !plan.relocations().is_empty() && scenario.steps.iter().filter(|step| does(step)).count() >= 2
-}
 
 fn corpus(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target)
@@ -77,8 +99,8 @@ fn scenario(bytes: &[u8]) -> Scenario {
 }
 
 fn shows(scenario: &Scenario, what: Shows) -> bool {
-    let topology = vm::topology(&mut scenario.machine()).unwrap();
-    what(scenario, &scenario.plan(&topology))
+    let machine = vm::topology(&mut scenario.machine()).unwrap();
+    what(&Case { scenario, machine: &machine, plan: scenario.plan(&machine) })
 }
 
 #[test]

@@ -11,32 +11,48 @@ use std::collections::BTreeSet;
 use std::format;
 use std::string::String;
 use std::vec::Vec;
+use std::{panic, thread};
 
 use super::explanation::what_is_said_is_done;
 use super::machine::FunctionId;
 use super::platform::Platform;
 use super::scenario::{Address, ResetBehind, Scenario, Step, Target, address_of_page};
-use super::vm::{FUNCTIONS, Mapping, Vm, topology};
+use super::vm::{self, FUNCTIONS, Mapping, topology};
 use crate::access::{Access, Dword, Lanes, Width};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::decision::{ReadDecision, WriteDecision};
 use crate::delta::{Backing, Space};
-use crate::plan::{IoBars, MsixTable, Places, Plan, Relocation, VirtualFunctions, Way};
+use crate::plan::{BaseAddresses, BusNumbers, IoBars, MsixTable, Places, Plan, Relocation, VirtualFunctions, Way};
 use crate::spec::bar::{BarKind, ROM_ENABLE};
 use crate::spec::capability::{CapabilityId, ExtendedCapabilityId, extended_next_of, next_of};
-use crate::spec::header::{self, Command};
-use crate::spec::{advanced_features, containment, express, power_management, sriov, type0, type1};
+use crate::spec::header::{self, Command, HeaderType};
+use crate::spec::{advanced_features, containment, express, power_management, sriov, type1};
 use crate::topology::{Bar, Bridge, Function, ROM, Topology};
+
+/// Functions the plan of a scenario may touch: where addresses are virtual, all there are.
+const TOUCHED: usize = 128;
+/// A copy of a remapper with so much room passes over the stack, several times in builds without optimization.
+const STACK: usize = 16 << 20;
+
+type Vm = vm::Vm<TOUCHED>;
 
 /// Runs a scenario and holds every law after every step.
 ///
 /// # Panics
 /// When a law is broken; the message names it.
 pub fn obey(scenario: &Scenario) {
+    let outcome = thread::scope(|scope| {
+        let runner = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || run(scenario));
+        runner.expect("there is memory for a stack").join()
+    });
+    outcome.unwrap_or_else(|broken| panic::resume_unwind(broken));
+}
+
+fn run(scenario: &Scenario) {
     let mut machine = scenario.machine();
     let topology = topology(&mut machine).expect("a scenario has few functions");
     let plan = scenario.plan(&topology);
-    let vm = Vm::start(machine, &plan).expect("a scenario leaves out what is refused");
+    let vm = Vm::start_with_room(machine, &plan).expect("a scenario leaves out what is refused");
     let mut session = Session::new(vm, &topology, &plan, scenario);
     session.hold();
     let mut hurries = false;
@@ -76,6 +92,8 @@ struct Session<'t> {
     topology: &'t Topology<FUNCTIONS>,
     relocations: Vec<Relocation>,
     hidden: Vec<Host<Bdf>>,
+    /// Functions whose BARs are the guest's alone, in the order in which windows are served.
+    placed: Vec<Placed<'t>>,
     /// Virtual Functions that follow.
     followed: Vec<VirtualFunctions>,
     /// Guest addresses where nothing is to be found.
@@ -93,9 +111,31 @@ struct Session<'t> {
     /// Guest addresses windows are kept away from.
     reserved: Vec<Span>,
     refuses: bool,
-    virtual_bus_numbers: bool,
+    bus_numbers: BusNumbers,
+    base_addresses: BaseAddresses,
     /// Whether the guest has given buses other numbers, so that guest addresses mean something else than at the start.
     renumbered: bool,
+}
+
+/// A function whose BARs are the guest's alone.
+#[derive(Debug, Clone, Copy)]
+struct Placed<'t> {
+    guest: Bdf,
+    function: &'t Function,
+    /// Its move; none where it stays, and addresses are virtual.
+    relocation: Option<Relocation>,
+}
+
+impl Placed<'_> {
+    fn host(&self) -> Host<Bdf> {
+        self.function.bdf()
+    }
+
+    /// The size of a BAR the guest finds. Where a function that moved has its BARs nobody knows yet: none shares a page.
+    fn size(&self, bar: &Bar) -> u64 {
+        let least = if bar.space() == Space::Memory && self.relocation.is_some() { 0x1000 } else { 0 };
+        bar.size().max(least)
+    }
 }
 
 impl<'t> Session<'t> {
@@ -111,6 +151,7 @@ impl<'t> Session<'t> {
             topology,
             relocations,
             hidden,
+            placed: Vec::new(),
             followed: plan.virtual_functions(&Places::find(plan)).into_iter().flatten().collect(),
             vacated: Vec::new(),
             touchable: BTreeSet::new(),
@@ -120,7 +161,8 @@ impl<'t> Session<'t> {
             pci_x,
             reserved: scenario.reserved(),
             refuses: false,
-            virtual_bus_numbers: scenario.virtual_bus_numbers,
+            bus_numbers: scenario.bus_numbers,
+            base_addresses: scenario.base_addresses,
             renumbered: false,
         };
         let taken = |bdf: &Bdf| {
@@ -132,6 +174,7 @@ impl<'t> Session<'t> {
                 |bdf: &Bdf| session.followed.iter().any(|other| other.guest.0.number(*bdf, other.count).is_some());
             session.vacated.extend(Some(found.host.0.nth(0)).filter(|bdf| !taken(bdf) && !is_taken(bdf)));
         }
+        session.placed = session.find_placed();
         session.touchable = session.find_touchable();
         for found in &session.followed {
             session.touchable.extend(found.host.0.all(found.count).chain(found.guest.0.all(found.count)));
@@ -149,6 +192,38 @@ impl<'t> Session<'t> {
     fn leaving(&self) -> impl Iterator<Item = Host<Bdf>> {
         let moved = self.relocations.iter().filter(|relocation| relocation.guest.0 != relocation.host.0);
         moved.map(|relocation| relocation.host).chain(self.hidden.iter().copied())
+    }
+
+    /// Moved functions; where addresses are virtual, bridges something is found behind or nothing left, and all others.
+    /// Nobody places host bridges and what is at fixed addresses.
+    fn find_placed(&self) -> Vec<Placed<'t>> {
+        let move_of =
+            |function: &Function| self.relocations.iter().copied().find(|relocation| relocation.host == function.bdf());
+        let moved = self.relocations.iter().map(|relocation| Placed {
+            guest: relocation.guest.0,
+            function: self.topology.view().function(relocation.host).expect("it is the topology's"),
+            relocation: Some(*relocation),
+        });
+        let staying = self.topology.functions().iter().filter(|function| {
+            let is_placed = function.bridge().is_some_and(|bridge| !self.is_vacant(function, bridge))
+                || function.bridge().is_none() && !function.class().is_host_bridge() && !function.has_fixed_addresses();
+            let stays = move_of(function).is_none() && !self.hidden.contains(&function.bdf());
+            self.base_addresses == BaseAddresses::Virtual && is_placed && stays
+        });
+        let (bridges, others): (Vec<_>, Vec<_>) = staying.partition(|function| function.bridge().is_some());
+        let staying = bridges.into_iter().chain(others);
+        let staying = staying.map(|function| Placed { guest: function.bdf().0, function, relocation: None });
+        moved
+            .chain(staying)
+            .filter(|placed| placed.relocation.is_some() || placed.function.bars().next().is_some())
+            .collect()
+    }
+
+    /// Whether something left a bridge and nothing is found behind it any more.
+    fn is_vacant(&self, function: &Function, bridge: Bridge) -> bool {
+        let wired = |host: &Host<Bdf>| (bridge.secondary..=bridge.subordinate).contains(&host.0.bus());
+        let lost = self.leaving().filter(wired).any(|host| self.has_left(host, function));
+        lost && !self.is_found_behind(bridge)
     }
 
     /// The bridges above a bus, the nearest first.
@@ -179,6 +254,10 @@ impl<'t> Session<'t> {
                 touchable.extend(beside.map(|function| function.bdf().0));
             }
         }
+        if self.base_addresses == BaseAddresses::Virtual {
+            let bridges = self.topology.functions().iter().filter(|function| function.bridge().is_some());
+            touchable.extend(bridges.map(|bridge| bridge.bdf().0).chain(self.placed.iter().map(|placed| placed.guest)));
+        }
         touchable
     }
 
@@ -192,17 +271,24 @@ impl<'t> Session<'t> {
             fixed.push((function, dword, mask, value));
         };
         // The enable of a ROM, bit 0, is the guest's: its decoder may be a BAR's as well.
-        for relocation in &self.relocations {
-            bar_registers().for_each(|dword| fix(relocation.host.0, dword, !1));
+        for placed in &self.placed {
+            let header_type = placed.function.header_type();
+            bar_registers(header_type).for_each(|dword| fix(placed.host().0, dword, !1));
         }
         for Host(host) in &self.hidden {
-            bar_registers().for_each(|dword| fix(*host, dword, !0));
+            bar_registers(HeaderType::Type0).for_each(|dword| fix(*host, dword, !0));
+        }
+        let bridges = self.topology.functions().iter().filter(|function| function.bridge().is_some());
+        for bridge in bridges.filter(|_| self.base_addresses == BaseAddresses::Virtual) {
+            for (dword, mask) in WINDOWS {
+                fix(bridge.bdf().0, dword, mask);
+            }
         }
         for (sriov, found) in self.followed.iter().filter_map(|found| Some((self.sriov(found)?, found))) {
             let registers = (sriov::VF_BAR0..sriov::VF_BAR0 + 6).filter_map(|index| sriov.dword.plus(index));
             registers.for_each(|dword| fix(found.physical.0, dword, !0));
         }
-        if self.virtual_bus_numbers {
+        if self.bus_numbers == BusNumbers::Virtual {
             let bridges = self.topology.functions().iter().filter(|function| function.bridge().is_some());
             bridges.for_each(|bridge| fix(bridge.bdf().0, type1::BUS_NUMBERS, !0));
         }
@@ -228,16 +314,16 @@ impl<'t> Session<'t> {
     fn fixed_windows(&self, bridge: &Function) -> Vec<(Dword, u32)> {
         let windows = bridge.bridge().expect("it is a bridge");
         let is_vacant = !self.is_found_behind(windows);
+        let [io, io_upper, memory, prefetchable @ ..] = WINDOWS;
         let mut fixed = Vec::new();
         if is_vacant || windows.io.is_some() {
-            fixed.extend([(type1::IO_WINDOW, 0xffff), (type1::IO_UPPER, !0)]);
+            fixed.extend([io, io_upper]);
         }
         if is_vacant || windows.memory.is_some() {
-            fixed.push((type1::MEMORY_WINDOW, !0));
+            fixed.push(memory);
         }
         if is_vacant || windows.prefetchable.is_some() {
-            fixed.push((type1::PREFETCHABLE_WINDOW, !0));
-            fixed.extend([(type1::PREFETCHABLE_BASE_UPPER, !0), (type1::PREFETCHABLE_LIMIT_UPPER, !0)]);
+            fixed.extend(prefetchable);
         }
         fixed
     }
@@ -334,11 +420,11 @@ impl<'t> Session<'t> {
                 advanced_features::INITIATE_FUNCTION_LEVEL_RESET,
             ),
             Step::HostReset(index) => {
-                if let Some((relocation, _)) = self.relocation(index) {
+                if let Some(host) = self.placed(index).map(|placed| placed.host()) {
                     self.each(|vm| {
                         let machine = vm.machine_mut();
-                        machine.original(relocation.host.0).into_iter().for_each(|id| machine.reset_function(id));
-                        vm.note_reset(relocation.host);
+                        machine.original(host.0).into_iter().for_each(|id| machine.reset_function(id));
+                        vm.note_reset(host);
                     });
                 }
             }
@@ -364,6 +450,9 @@ impl<'t> Session<'t> {
     }
 
     fn write(&mut self, access: Access, value: u32) {
+        if self.is_lost(access) {
+            return;
+        }
         if !self.refuses {
             lanes(self, access, value);
             read_back(self, access, value);
@@ -372,7 +461,19 @@ impl<'t> Session<'t> {
         what_is_said_is_done(&mut self.vm.remapper().clone(), Guest(access), value);
         self.each(|vm| vm.config_write(Guest(access), value));
         let bridge = self.topology.view().function(Host(access.function())).and_then(Function::bridge);
-        self.renumbered |= self.virtual_bus_numbers && bridge.is_some() && access.dword() == type1::BUS_NUMBERS;
+        self.renumbered |=
+            self.bus_numbers == BusNumbers::Virtual && bridge.is_some() && access.dword() == type1::BUS_NUMBERS;
+    }
+
+    /// Whether a power state is written to a function behind a bridge the guest closed: hardware does not take it, and
+    /// nobody can tell.
+    fn is_lost(&self, access: Access) -> bool {
+        let guest = Guest(access.function());
+        let Some(host) = self.vm.remapper().to_host(guest).unwrap_or(Some(Host(guest.0))) else { return false };
+        let function = self.topology.view().function(host);
+        let power = function.and_then(|function| function.capability(CapabilityId::POWER_MANAGEMENT));
+        let is_power = power.and_then(|at| at.plus(power_management::CONTROL)) == Some(access.dword());
+        is_power && self.vm.machine().find(host.0).is_none()
     }
 
     /// Changes one bit of a bridge.
@@ -414,8 +515,8 @@ impl<'t> Session<'t> {
     }
 
     fn write_capability(&mut self, index: u8, id: CapabilityId, register: u16, value: u32) {
-        let Some((relocation, function)) = self.relocation(index) else { return };
-        self.write_half(relocation.guest.0, function, id, register, value);
+        let Some(Placed { guest, function, .. }) = self.placed(index) else { return };
+        self.write_half(guest, function, id, register, value);
     }
 
     /// Writes the lower half of a register of a capability.
@@ -425,35 +526,33 @@ impl<'t> Session<'t> {
         }
     }
 
-    fn relocation(&self, index: u8) -> Option<(Relocation, &'t Function)> {
-        let relocation = *self.relocations.get(usize::from(index) % self.relocations.len().max(1))?;
-        Some((relocation, self.topology.view().function(relocation.host)?))
+    fn placed(&self, index: u8) -> Option<Placed<'t>> {
+        self.placed.get(usize::from(index) % self.placed.len().max(1)).copied()
     }
 
     fn place(&mut self, index: u8, bar: u8, address: Address) {
-        let Some((relocation, function)) = self.relocation(index) else { return };
+        let Some(Placed { guest, function, .. }) = self.placed(index) else { return };
         let bars: Vec<_> = function.bars().collect();
         let Some(bar) = bars.get(usize::from(bar) % bars.len().max(1)) else { return };
         let address = match address {
             Address::Page(page) => address_of_page(page),
             Address::Any(address) => address,
             Address::HostBar(index, bar) => {
-                let other = self.relocation(index).and_then(|(_, other)| other.bar(usize::from(bar % 7)));
+                let other = self.placed(index).and_then(|other| other.function.bar(usize::from(bar % 7)));
                 other.and_then(Bar::span).map_or(0, |Host(span)| span.start())
             }
         };
         let dword = bar.dword(function.header_type());
         let low = u32::try_from(address & 0xffff_ffff).unwrap();
         let keep = u32::from(bar.kind() == BarKind::Rom);
-        self.write(Access::whole(relocation.guest.0, dword), low | keep);
+        self.write(Access::whole(guest, dword), low | keep);
         if let Some(upper) = dword.plus(1).filter(|_| bar.kind().is_64_bit()) {
-            self.write(Access::whole(relocation.guest.0, upper), u32::try_from(address >> 32).unwrap());
+            self.write(Access::whole(guest, upper), u32::try_from(address >> 32).unwrap());
         }
     }
 
     fn enable(&mut self, index: u8, memory: bool, io: bool, rom: bool) {
-        let Some((relocation, function)) = self.relocation(index) else { return };
-        let guest = relocation.guest.0;
+        let Some(Placed { guest, function, .. }) = self.placed(index) else { return };
         if let Some(bar) = function.bar(ROM) {
             let dword = bar.dword(function.header_type());
             let value = self.vm.config_read(Guest(Access::whole(guest, dword)));
@@ -463,12 +562,11 @@ impl<'t> Session<'t> {
         self.write(Access::at(guest, 4, Width::Word).unwrap(), command);
     }
 
-    /// Whether a moved function is in D0.
-    fn is_awake(&mut self, relocation: Relocation) -> bool {
-        let function = self.topology.view().function(relocation.host);
-        let power = function.and_then(|function| function.capability(CapabilityId::POWER_MANAGEMENT));
+    /// Whether a function is in D0.
+    fn is_awake(&mut self, guest: Bdf, function: &Function) -> bool {
+        let power = function.capability(CapabilityId::POWER_MANAGEMENT);
         power.and_then(|at| at.plus(power_management::CONTROL)).is_none_or(|control| {
-            let value = self.vm.config_read(Guest(Access::whole(relocation.guest.0, control)));
+            let value = self.vm.config_read(Guest(Access::whole(guest, control)));
             value & power_management::POWER_STATE == 0
         })
     }
@@ -541,14 +639,26 @@ fn fix_link(bridge: &Function, fix: &mut impl FnMut(Bdf, Dword, u32)) {
     }
 }
 
-fn bar_registers() -> impl Iterator<Item = Dword> {
-    (0x10..=0x24).step_by(4).chain([0x30]).filter_map(Dword::at)
+/// The registers of a bridge's windows: of ports, of memory, of prefetchable memory.
+const WINDOWS: [(Dword, u32); 6] = [
+    (type1::IO_WINDOW, 0xffff),
+    (type1::IO_UPPER, !0),
+    (type1::MEMORY_WINDOW, !0),
+    (type1::PREFETCHABLE_WINDOW, !0),
+    (type1::PREFETCHABLE_BASE_UPPER, !0),
+    (type1::PREFETCHABLE_LIMIT_UPPER, !0),
+];
+
+/// The BARs and the Expansion ROM.
+fn bar_registers(header_type: HeaderType) -> impl Iterator<Item = Dword> {
+    let count = u16::try_from(header_type.bars()).unwrap();
+    (0..count).filter_map(|number| header::BAR0.plus(number)).chain(header_type.rom())
 }
 
 /// 1. What was applied is what the registers ask for, worked out anew.
 fn fold(session: &mut Session<'_>) {
     // Registers of a function that does not answer, as the guest closed the bridge above it, cannot be seen.
-    let guests: Vec<_> = session.relocations.iter().map(|relocation| relocation.guest.0).collect();
+    let guests: Vec<_> = session.placed.iter().map(|placed| placed.guest).collect();
     let mut answers = |guest| session.vm.config_read(Guest(Access::whole(guest, header::COMMAND))) != !0;
     if !guests.into_iter().all(&mut answers) {
         return;
@@ -564,9 +674,9 @@ fn fold(session: &mut Session<'_>) {
     }
     assert_eq!(applied, expected, "law 1, fold: the second stage is not what the registers say");
     let mut concealed = session.vm.second_stage().concealed().to_vec();
-    let leaving = session.relocations.iter().map(|relocation| relocation.host).chain(session.hidden.iter().copied());
-    let leaving = leaving.filter_map(|host| session.topology.view().function(host));
-    let bars = leaving.flat_map(|function| session.reached_bars(function));
+    let hidden = session.hidden.iter().filter_map(|host| session.topology.view().function(*host));
+    let concealing = session.placed.iter().map(|placed| placed.function).chain(hidden);
+    let bars = concealing.flat_map(|function| session.reached_bars(function));
     let mut real: Vec<_> = bars.filter_map(|bar| Some((Guest(bar.span()?.0), bar.space()))).collect();
     let vf_bars = session.followed.iter().flat_map(|found| found.bars.iter().flatten());
     real.extend(vf_bars.map(|bar| (Guest(bar.host.0), Space::Memory)));
@@ -586,10 +696,9 @@ struct Claim {
 
 fn expected_mappings(session: &mut Session<'_>) -> Vec<Mapping> {
     let mut claims: Vec<Claim> = Vec::new();
-    for relocation in session.relocations.clone() {
-        let function = session.topology.view().function(relocation.host).unwrap();
-        for bar in session.reached_bars(function).collect::<Vec<_>>() {
-            claims.extend(claim(session, relocation, function, bar));
+    for placed in session.placed.clone() {
+        for bar in session.reached_bars(placed.function).collect::<Vec<_>>() {
+            claims.extend(claim(session, placed, bar));
         }
     }
     for found in session.followed.clone() {
@@ -607,10 +716,10 @@ fn expected_mappings(session: &mut Session<'_>) -> Vec<Mapping> {
     mappings
 }
 
-fn claim(session: &mut Session<'_>, relocation: Relocation, function: &Function, bar: &Bar) -> Option<Claim> {
-    let guest = relocation.guest.0;
+fn claim(session: &mut Session<'_>, placed: Placed<'_>, bar: &Bar) -> Option<Claim> {
+    let Placed { guest, function, relocation } = placed;
     let Host(host) = bar.span()?;
-    if session.vm.remapper().has_forgotten(relocation.host) {
+    if session.vm.remapper().has_forgotten(placed.host()) {
         return None;
     }
     let mut read = |dword| session.vm.config_read(Guest(Access::whole(guest, dword)));
@@ -618,17 +727,17 @@ fn claim(session: &mut Session<'_>, relocation: Relocation, function: &Function,
     let dword = bar.dword(function.header_type());
     let low = read(dword);
     let is_memory = bar.space() == Space::Memory;
-    if !session.is_awake(relocation) {
+    if !session.is_awake(guest, function) {
         return None;
     }
     let mut read = |dword| session.vm.config_read(Guest(Access::whole(guest, dword)));
     let is_enabled = command >> u32::from(is_memory) & 1 == 1 && (bar.kind() != BarKind::Rom || low & 1 == 1);
-    if !is_enabled || bar.space() == Space::Io && relocation.io_bars == IoBars::Hide {
+    if !is_enabled || bar.space() == Space::Io && relocation.is_some_and(|moved| moved.io_bars == IoBars::Hide) {
         return None;
     }
     let high = if bar.kind().is_64_bit() { u64::from(read(dword.plus(1)?)) } else { 0 };
     let base = high << 32 | u64::from(low & !bar.kind().type_mask());
-    let size = if is_memory { bar.size().max(0x1000) } else { bar.size() };
+    let size = placed.size(bar);
     let span = Span::new(base, size)?;
     let limit = if bar.kind().is_64_bit() { (1 << 52) - 1 } else { u64::from(u32::MAX) };
     if base == 0 || span.last() >= limit {
@@ -643,9 +752,9 @@ fn claim(session: &mut Session<'_>, relocation: Relocation, function: &Function,
                     && found.span().is_some_and(|Host(span)| span.overlaps(host.pages()))
             },
         );
-    let all = !is_memory || bar.size() < 0x1000 && (shares_page || host.start() & 0xfff != 0);
-    let table =
-        function.msix().filter(|table| table.bar == bar.number() && relocation.msix_table == MsixTable::Trapped);
+    let all = !is_memory || bar.size() < 0x1000 && (relocation.is_none() || shares_page || host.start() & 0xfff != 0);
+    let traps_table = relocation.is_some_and(|moved| moved.msix_table == MsixTable::Trapped);
+    let table = function.msix().filter(|table| table.bar == bar.number() && traps_table);
     let trapped = match table {
         _ if all => 0..size,
         Some(table) => (table.offset & !0xfff).min(size)..((table.offset + table.len + 0xfff) & !0xfff).min(size),
@@ -671,7 +780,7 @@ impl Claim {
     }
 }
 
-/// 2. A window reaches only BARs of moved functions; windows overlap neither each other nor a reserved range.
+/// 2. A window reaches only BARs of functions whose BARs are the guest's alone; windows overlap neither each other nor a reserved range.
 fn confinement(session: &mut Session<'_>) {
     let mappings = session.vm.second_stage().mappings();
     for (index, mapping) in mappings.iter().enumerate() {
@@ -682,9 +791,7 @@ fn confinement(session: &mut Session<'_>) {
         let is_kept_away = |reserved: &&Span| mapping.space == Space::Memory && reserved.overlaps(mapping.guest.0);
         let reserved = session.reserved.iter().find(is_kept_away);
         assert_eq!(reserved, None, "law 2, confinement: {mapping:?} is where no window may be");
-        let moved =
-            session.relocations.iter().filter_map(|relocation| session.topology.view().function(relocation.host));
-        let bars = moved.flat_map(|function| session.reached_bars(function));
+        let bars = session.placed.iter().flat_map(|placed| session.reached_bars(placed.function));
         let exposed = bars.filter(|bar| bar.space() == mapping.space).any(|bar| {
             bar.span().is_some_and(|Host(span)| {
                 // A page is the least a second stage maps; it is mapped where it holds nothing else.
@@ -757,12 +864,14 @@ fn fixed_hardware(session: &mut Session<'_>) {
             assert!(is_back || !answers, "law 3, fixed hardware: {bdf} {dword} is not brought back");
         }
     }
-    let bars: Vec<_> = bar_registers().filter(|dword| *dword != type0::ROM).collect();
     for write in session.vm.made_writes() {
-        let is_bar = bars.contains(&write.to.0.dword());
-        let moved = session.relocations.iter().any(|relocation| relocation.host.0 == write.to.0.function());
-        let hidden = session.hidden.iter().any(|hidden| hidden.0 == write.to.0.function());
-        assert!(!(hidden || moved && is_bar), "law 3, fixed hardware: {} was written", write.to);
+        let is_target = |bdf: Host<Bdf>| bdf.0 == write.to.0.function();
+        let placed = session.placed.iter().find(|placed| is_target(placed.host())).map(|placed| placed.function);
+        let is_bar = placed.map(Function::header_type).is_some_and(|header_type| {
+            bar_registers(header_type).any(|dword| dword == write.to.0.dword() && Some(dword) != header_type.rom())
+        });
+        let is_hidden = session.hidden.iter().copied().any(is_target);
+        assert!(!(is_hidden || is_bar), "law 3, fixed hardware: {} was written", write.to);
     }
 }
 
@@ -792,7 +901,7 @@ fn hidden_is_absent(session: &mut Session<'_>) {
 
 /// 5. Every other function is the hardware's, bit by bit.
 fn untouched_is_untouched(session: &mut Session<'_>, bdf: Bdf) {
-    if session.virtual_bus_numbers || session.touchable.contains(&bdf) {
+    if session.bus_numbers == BusNumbers::Virtual || session.touchable.contains(&bdf) {
         return;
     }
     for dword in [0x00, 0x04, 0x10, 0x18, 0x34, 0x3c, 0x100].into_iter().filter_map(Dword::at) {
@@ -901,9 +1010,9 @@ fn read_back(session: &mut Session<'_>, access: Access, value: u32) {
 
 /// 8. Capability lists end, and every entry is one the hardware has.
 fn lists_end(session: &mut Session<'_>) {
-    let moved = session.relocations.iter().map(|relocation| (relocation.guest.0, relocation.host));
+    let placed = session.placed.iter().map(|placed| (placed.guest, placed.host()));
     let bridges = session.topology.functions().iter().filter(|function| function.bridge().is_some());
-    let all: Vec<_> = moved.chain(bridges.map(|bridge| (bridge.bdf().0, bridge.bdf()))).collect();
+    let all: BTreeSet<_> = placed.chain(bridges.map(|bridge| (bridge.bdf().0, bridge.bdf()))).collect();
     for (guest, host) in all {
         let function = session.topology.view().function(host).unwrap();
         let pci_x = session.pci_x.clone();
@@ -983,18 +1092,16 @@ fn windows_reach_their_function(session: &mut Session<'_>) {
         return; // A window that could not be removed may outlive what it shows.
     }
     for mapping in session.vm.second_stage().mappings() {
-        let moved = session.relocations.iter().map(|relocation| relocation.host.0).find(|host| {
-            let function = session.topology.view().function(Host(*host));
-            let mut bars = function.into_iter().flat_map(Function::bars).filter(|bar| bar.space() == mapping.space);
+        let placed = session.placed.iter().find(|placed| {
+            let mut bars = placed.function.bars().filter(|bar| bar.space() == mapping.space);
             bars.any(|bar| bar.span().is_some_and(|Host(span)| span.contains(mapping.host.0.start())))
         });
-        let Some(moved) = moved else { continue };
-        let way = session.way_to(moved.bus());
-        if !way.iter().all(|bridge| session.has_left(Host(moved), bridge)) {
-            continue;
-        }
+        let Some(placed) = placed else { continue };
+        let (Host(host), way) = (placed.host(), session.way_to(placed.host().0.bus()));
+        let is_open = placed.relocation.is_some() && way.iter().all(|bridge| session.has_left(placed.host(), bridge));
         let decoders = session.vm.machine().decoders(mapping.space, mapping.host.0.start());
-        let mut reached = decoders.iter().map(|hit| session.vm.machine().function(hit.function).bdf());
-        assert!(reached.any(|bdf| bdf == moved), "law 2, confinement: {mapping:?} reaches {decoders:?}");
+        let reached: Vec<_> = decoders.iter().map(|hit| session.vm.machine().function(hit.function).bdf()).collect();
+        let is_reached = if is_open { reached.contains(&host) } else { reached.iter().all(|bdf| *bdf == host) };
+        assert!(is_reached, "law 2, confinement: {mapping:?} reaches {decoders:?}");
     }
 }

@@ -11,8 +11,8 @@ use crate::access::Width;
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
 use crate::plan::{
-    BusNumbers, ErrorReporting, Grade, InterruptPin, IoBars, MsixTable, Placement, Plan, Policy, Relocation, Vacated,
-    Vfs, Way,
+    BaseAddresses, BusNumbers, ErrorReporting, Grade, InterruptPin, IoBars, MsixTable, Placement, Plan, Policy,
+    Relocation, Vacated, Vfs, Way,
 };
 use crate::spec::bar::BarKind;
 use crate::spec::express::PortType;
@@ -40,8 +40,10 @@ pub struct Scenario {
     /// Guest pages windows are kept away from, from 2 GiB on, and how many.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 2>))]
     pub reserved: Vec<(u16, u8)>,
-    /// Whether bus numbers are virtual.
-    pub virtual_bus_numbers: bool,
+    /// What becomes of bus numbers the guest writes.
+    pub bus_numbers: BusNumbers,
+    /// What becomes of addresses the guest gives to what stays.
+    pub base_addresses: BaseAddresses,
     /// What the guest does.
     #[cfg_attr(feature = "arbitrary", arbitrary(with = list::<_, 40>))]
     pub steps: Vec<Step>,
@@ -337,8 +339,8 @@ impl Scenario {
         let hosts: Vec<_> =
             topology.functions().iter().filter(|function| function.bridge().is_none()).map(Function::bdf).collect();
         let pick = |index: u8| hosts.get(usize::from(index) % hosts.len().max(1)).copied();
-        let bus_numbers = if self.virtual_bus_numbers { BusNumbers::Virtual } else { BusNumbers::Hardware };
-        let plan = Plan::new(topology).bus_numbers(bus_numbers).vacated(self.vacated);
+        let plan =
+            Plan::new(topology).bus_numbers(self.bus_numbers).base_addresses(self.base_addresses).vacated(self.vacated);
         let reserve = |plan: Plan<'t>, span| plan.clone().reserve(Guest(span)).unwrap_or(plan);
         let mut plan = self.reserved().into_iter().fold(plan, reserve);
         for step in &self.moves {

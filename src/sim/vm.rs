@@ -142,11 +142,11 @@ pub struct MadeWrite {
     pub value: u32,
 }
 
-/// A machine with one guest on it.
+/// A machine with one guest on it, and a remapper with room for `F` touched functions.
 #[derive(Debug, Clone)]
-pub struct Vm {
+pub struct Vm<const F: usize = TOUCHED> {
     machine: Machine,
-    remapper: Box<Remapper<TOUCHED>>,
+    remapper: Box<Remapper<F>>,
     ports: ConfigAddress,
     second_stage: SecondStage,
     exits: Exits,
@@ -165,6 +165,16 @@ impl Vm {
     /// # Errors
     /// As [`Plan::build`].
     pub fn start(machine: Machine, plan: &Plan<'_>) -> Result<Self, PlanError> {
+        Self::start_with_room(machine, plan)
+    }
+}
+
+impl<const F: usize> Vm<F> {
+    /// Starts a guest whose plan may touch more, or fewer, functions.
+    ///
+    /// # Errors
+    /// As [`Plan::build`].
+    pub fn start_with_room(machine: Machine, plan: &Plan<'_>) -> Result<Self, PlanError> {
         let mut vm = Self {
             machine,
             remapper: Box::new(Remapper::new()),
@@ -197,7 +207,7 @@ impl Vm {
     }
 
     /// The remapper.
-    pub fn remapper(&self) -> &Remapper<TOUCHED> {
+    pub fn remapper(&self) -> &Remapper<F> {
         &self.remapper
     }
 
@@ -445,7 +455,7 @@ enum Route {
     Split,
 }
 
-fn make(replay: Replay<'_, TOUCHED>, machine: &mut Machine, replayed: &mut Vec<MadeWrite>) {
+fn make<const F: usize>(replay: Replay<'_, F>, machine: &mut Machine, replayed: &mut Vec<MadeWrite>) {
     let state = replay.reads().map(|Host(access)| machine.config_read(access));
     for HostWrite { to, value } in replay.writes(state) {
         replayed.push(MadeWrite { to, value });
@@ -453,8 +463,8 @@ fn make(replay: Replay<'_, TOUCHED>, machine: &mut Machine, replayed: &mut Vec<M
     }
 }
 
-fn apply(
-    mut delta: MapDelta<'_, TOUCHED>,
+fn apply<const F: usize>(
+    mut delta: MapDelta<'_, F>,
     second_stage: &mut SecondStage,
     refuse_every: u32,
     count: &mut u32,
@@ -472,7 +482,7 @@ fn apply(
     changes
 }
 
-impl Platform for Vm {
+impl<const F: usize> Platform for Vm<F> {
     fn firmware(&self) -> &Firmware {
         self.machine.firmware()
     }

@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use super::{Claim, Session};
+use super::{Claim, Placed, Session};
 use crate::access::{Access, Lanes};
 use crate::address::{Bdf, Guest, Span};
 use crate::decision::{ReadDecision, Splice};
@@ -14,10 +14,10 @@ use crate::topology::{Function, SrIov};
 impl<'t> Session<'t> {
     /// NumVFs changes only while VF Enable is clear (9.3.3.7).
     pub(super) fn enable_virtual_functions(&mut self, index: u8, count: u8, are_there: bool, decode: bool) {
-        let Some((relocation, function)) = self.relocation(index) else { return };
+        let Some(Placed { guest, function, .. }) = self.placed(index) else { return };
         let at = |index| function.sriov().and_then(|sriov| sriov.dword.plus(index));
         let (Some(control), Some(num_vfs)) = (at(sriov::CONTROL), at(sriov::NUM_VFS)) else { return };
-        let low_half = |dword| Access::new(relocation.guest.0, dword, Lanes::run(0, 2).unwrap());
+        let low_half = |dword| Access::new(guest, dword, Lanes::run(0, 2).unwrap());
         if self.vm.config_read(Guest(low_half(control))) & sriov::VF_ENABLE == 0 {
             self.write(low_half(num_vfs), u32::from(count % 10));
         }
@@ -45,10 +45,11 @@ impl<'t> Session<'t> {
 /// The windows of all Virtual Functions of one, as the guest's registers describe them.
 pub(super) fn claims(session: &mut Session<'_>, found: &VirtualFunctions) -> Vec<Claim> {
     let relocation = session.move_of(found);
+    let Some(function) = session.topology.view().function(found.physical) else { return Vec::new() };
     let both = sriov::VF_ENABLE | sriov::VF_MEMORY_SPACE_ENABLE;
     let count = (session.read_sriov(found, sriov::NUM_VFS) & 0xffff).min(found.count.into());
     if session.vm.remapper().has_forgotten(found.physical)
-        || !session.is_awake(relocation)
+        || !session.is_awake(relocation.guest.0, function)
         || session.read_sriov(found, sriov::CONTROL) & both != both
     {
         return Vec::new();
