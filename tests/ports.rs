@@ -17,7 +17,7 @@
 //! | `destination_port.rs` `show_ari`, `touched.rs` `chain_to`, `unchain` | [`a_chain_leads_to_the_function_and_hardware_does_not_forward_by_it`], [`without_a_chain_the_first_function_names_none`] |
 //! | `destination_port.rs` `show_upstream_port` | [`an_upstream_port_has_no_slot_no_root_registers_and_contains_no_errors`] |
 //! | `destination_port.rs` `show_pci_x_bridge` | [`a_pci_x_bridge_stands_where_the_port_was`] |
-//! | `plan/ports.rs` `payload`, `build.rs` `agree_on_payloads`: who stays behind the port, or moves on its bus | [`a_port_sends_what_is_wired_behind_it_no_more_than_that_takes_whatever_the_port_shows_as`], [`what_stays_behind_a_conventional_bridge_has_the_payload_size_of_the_port`], [`a_guarded_port_sends_what_stays_behind_it_no_more_than_that_takes`] |
+//! | `plan/ports.rs` `payload`, `build.rs` `agree_on_payloads`: who stays behind the port, or moves on its bus | [`a_port_sends_what_is_wired_behind_it_no_more_than_that_takes_whatever_the_port_shows_as`], [`what_stays_behind_a_conventional_bridge_has_the_payload_size_of_the_port`], [`all_on_the_way_down_agree_on_a_payload_size_whatever_is_kept_of_it`], [`a_guarded_port_sends_what_stays_behind_it_no_more_than_that_takes`] |
 //! | `destination_port.rs` `show_pci_x_bridge`: what the guest does not restore | [`a_port_that_shows_as_a_conventional_bridge_has_its_payload_size_after_a_sleep`] |
 //! | `destination_port.rs` `show_ari` where there is no chain | [`every_way_leads_to_the_function_and_to_nothing_else`] |
 //! | `destination_port.rs` `pretend_link` | [`a_port_with_nothing_wired_behind_it_shows_a_link_that_is_up`], [`a_reset_of_an_empty_link_does_not_happen`] |
@@ -683,4 +683,50 @@ fn a_guarded_port_sends_what_stays_behind_it_no_more_than_that_takes() {
     let mut vm = moved(pc([destination_port(), port], [display(), sibling, nic("02:00.1")]), &[("02:00.1", NIC)]);
     boot(Kind::Linux61, &mut vm);
     assert_eq!(payloads(&mut vm, [SOURCE, "02:00.0"], "02:00.0"), ([128, 128], true));
+}
+
+/// The way to a switch and what is behind it.
+const SWITCH: [&str; 5] = ["00:02.0", "03:00.0", "04:00.0", "05:00.0", "05:00.1"];
+
+/// Firmware left the Root Port above a switch with payloads of 512 bytes, and all behind it, which takes those, with 128.
+fn behind_a_switch(moves: &[(&str, &str)], way: Option<(&str, Way)>) -> Vm {
+    let left = |one: Blueprint, control| {
+        one.command(Command::BUS_MASTER_ENABLE | Command::MEMORY_SPACE_ENABLE)
+            .register(dword(DEVICE_CAPABILITIES), 0x8fc2)
+            .register(dword(DEVICE_CONTROL), control)
+    };
+    let [root, up, down, first, second] = SWITCH;
+    let below = Windows::memory(span(0xe200_0000, 0x20_0000));
+    let way_down = [
+        Blueprint::port(bdf(root), PortType::RootPort, 3..=5, windows(0xe200_0000)),
+        Blueprint::port(bdf(up), PortType::UpstreamPort, 4..=5, below),
+        Blueprint::port(bdf(down), PortType::DownstreamPort, 5..=5, below),
+    ];
+    let endpoints = [(first, 0xe200_0000), (second, 0xe210_0000)].map(|(at, address)| {
+        let endpoint = Blueprint::endpoint(bdf(at)).bar(0, MEMORY, 0x1000, address);
+        let endpoint = if at == first { endpoint.multi_function() } else { endpoint };
+        endpoint.capability(&Capability::Express(PortType::Endpoint))
+    });
+    let all = way_down.into_iter().chain(endpoints).zip([0x2850, 0x2810, 0x2810, 0x2810, 0x2810]);
+    let all = all.map(|(one, control)| left(one, control));
+    let mut machine = pc([destination_port(), source_port()], [display(), nic("02:00.0")].into_iter().chain(all));
+    let plan = Plan::new(scan(&mut machine));
+    let plan = moves.iter().try_fold(plan, |plan, (from, to)| plan.relocate(host(from), guest(to))).unwrap();
+    let plan = way.map_or(Ok(plan.clone()), |(port, way)| plan.find_behind(host(port), way)).unwrap();
+    Vm::start(machine, &plan).unwrap()
+}
+
+/// Linux makes a switch agree with the port above, from the top on; where it cannot, it is done for all on the way.
+#[test]
+fn all_on_the_way_down_agree_on_a_payload_size_whatever_is_kept_of_it() {
+    let left = (&[("05:00.1", "01:00.1")], None, &[Kind::Linux61, Kind::Linux615][..]);
+    let disguised = (&[("02:00.0", "03:01.0")], Some((SWITCH[0], Way::ConventionalBridge)), &Kind::ALL[..]);
+    for (moves, way, kinds) in [left, disguised] {
+        for kind in kinds.iter().filter(|kind| **kind != Kind::Edk2) {
+            let mut vm = behind_a_switch(moves, way);
+            boot(*kind, &mut vm);
+            assert_eq!(payloads(&mut vm, SWITCH, "05:00.0"), ([512; 5], true), "{kind:?}");
+            assert!(vm.machine_mut().dma_read(bdf("05:00.1"), 0x1000, 0x1000).is_ok(), "{kind:?}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ mod way;
 
 pub use finding::{Cause, Evidence, Finding, Grade};
 pub(crate) use placement::{Place, Places, guest_address, has_page_to_itself, is_reached, shown_size};
-pub(crate) use ports::{Port, Role};
+pub(crate) use ports::{Port, Role, left_payload};
 pub use relocation::{ErrorReporting, InterruptPin, IoBars, MsixTable, Placement, Policy, Relocation, Vfs};
 pub use vacated::Vacated;
 pub use virtual_functions::MAX_FOLLOWED;

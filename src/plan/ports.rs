@@ -64,31 +64,41 @@ impl<'t> Plan<'t> {
         })
     }
 
-    /// Max_Payload_Size of a function with PCI Express, as it is to be in Device Control before the guest starts. Linux
-    /// makes it that of the port above (`pci_configure_mps`), but may see that one as another, or another one.
+    /// Max_Payload_Size of a function with PCI Express, as it is to be in Device Control before the guest starts: what the
+    /// guest would make of it, where that does not see it or the ports above as they are.
     pub(crate) fn payload(&self, function: &Function) -> Option<u32> {
-        let (sent, supported) = (self.sent(function)?, supported_payload(function)?);
-        let port = self.host().bridge_to(function.bdf().0.bus()).filter(|port| self.is_seen_apart(function, port));
-        Some(port.and_then(|port| self.sent(port)).filter(|sent| *sent <= supported).unwrap_or(sent))
+        let is_left = self.makes_payload(function) && !is_root_port(function);
+        if is_left { left_payload(function) } else { self.settled_payload(function) }
     }
 
-    /// The payload a function sends. Firmware may have left a Root Port with more than a function behind it takes; Linux
-    /// lowers the port then, if it sees both, and the port as the Root Port it is.
-    fn sent(&self, function: &Function) -> Option<u32> {
-        let express = function.express()?;
-        let own = express.register(express::DEVICE_CONTROL) & express::MAX_PAYLOAD_SIZE;
-        let Some(bridge) = function.bridge().filter(|_| express.port_type == PortType::RootPort) else {
-            return Some(own);
-        };
-        let shown = self.host().bus(bridge.secondary).filter(|behind| self.guest_address(behind.bdf()).is_some());
+    /// Max_Payload_Size of a function once the guest has booted. Linux makes it that of the port above where the function
+    /// takes that. Firmware may have left a Root Port with more than a function behind it takes; Linux lowers the port then
+    /// (`pci_configure_mps`).
+    pub(crate) fn settled_payload(&self, function: &Function) -> Option<u32> {
+        let (own, supported) = (left_payload(function)?, supported_payload(function)?);
+        // The way up ends, as a bridge is on a lower bus than what is behind it.
+        if let Some(above) = self.above(function).and_then(|port| self.settled_payload(port)) {
+            return Some(if above <= supported { above } else { own });
+        }
+        let root = function.bridge().filter(|_| is_root_port(function));
+        let behind = root.into_iter().flat_map(|bridge| self.host().bus(bridge.secondary));
+        let shown = behind.filter(|behind| self.guest_address(behind.bdf()).is_some());
         Some(shown.filter_map(supported_payload).fold(own, u32::min))
     }
 
-    /// Whether the guest does not find the function behind this port, or not that the port has a payload size.
-    fn is_seen_apart(&self, function: &Function, port: &Function) -> bool {
+    /// Whether the guest finds the function behind the port it is wired to, and what it writes there reaches hardware.
+    fn makes_payload(&self, function: &Function) -> bool {
         let bdf = function.bdf();
         let leaves = self.relocation_of(bdf).is_some_and(|relocation| relocation.guest.0.bus() != bdf.0.bus());
-        leaves || self.way(port) == Some(Way::ConventionalBridge)
+        let mut ports = core::iter::successors(self.above(function), |port| self.above(port));
+        let is_kept = function.bridge().is_some_and(|bridge| self.lost(bridge));
+        !leaves && !is_kept && ports.all(|port| self.way(port) != Some(Way::ConventionalBridge))
+    }
+
+    /// The bridge a function is wired behind.
+    fn above(&self, function: &Function) -> Option<&'t Function> {
+        let bus = function.bdf().0.bus();
+        self.host().bridge_to(bus).filter(|bridge| bridge.bdf().0.bus() < bus)
     }
 
     /// The bridge a reset of the bus behind a port with an empty link is to be made by: what is found there is all that is
@@ -147,6 +157,15 @@ impl<'t> Plan<'t> {
 
 fn behind(bridge: Bridge, bdf: Bdf) -> bool {
     (bridge.secondary..=bridge.subordinate).contains(&bdf.bus())
+}
+
+fn is_root_port(function: &Function) -> bool {
+    function.express().is_some_and(|express| express.port_type == PortType::RootPort)
+}
+
+/// Max_Payload_Size as firmware left it.
+pub(crate) fn left_payload(function: &Function) -> Option<u32> {
+    Some(function.express()?.register(express::DEVICE_CONTROL) & express::MAX_PAYLOAD_SIZE)
 }
 
 /// Max_Payload_Size Supported, as it would be in Device Control.

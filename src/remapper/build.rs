@@ -7,9 +7,9 @@ use super::index::{Entry, MAX_FUNCTIONS};
 use super::rule::TooManyRules;
 use super::touched::Touched;
 use crate::address::{Bdf, Guest, Host};
-use crate::plan::{Places, Plan, PlanError, Role, VirtualFunctions, Way};
-use crate::spec::express::{self, PortType};
-use crate::topology::{Express, Function, MAX_ROOT_WINDOWS};
+use crate::plan::{Places, Plan, PlanError, Role, VirtualFunctions, Way, left_payload};
+use crate::spec::express::PortType;
+use crate::topology::{Function, MAX_ROOT_WINDOWS};
 
 impl<const F: usize> Remapper<F> {
     pub(crate) fn clear(&mut self) {
@@ -182,15 +182,14 @@ impl<const F: usize> Remapper<F> {
         Ok(())
     }
 
-    /// What stays behind a port that shows as a conventional bridge agrees with it before the guest starts.
+    /// All that stays behind a port that shows as a conventional bridge agrees with it before the guest starts.
     fn agree_on_payloads(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
-        let left_by_firmware =
-            |express: &Express| express.register(express::DEVICE_CONTROL) & express::MAX_PAYLOAD_SIZE;
         for port in plan.ports().filter(|port| port.way == Some(Way::ConventionalBridge)) {
-            let staying = plan.host().bus(port.bridge.secondary).filter(|function| plan.stays(function.bdf()));
-            for function in staying {
+            let buses = port.bridge.secondary..=port.bridge.subordinate;
+            let behind = plan.host().functions().iter().filter(|function| buses.contains(&function.bdf().0.bus()));
+            for function in behind.filter(|function| plan.stays(function.bdf())) {
                 let payload = plan.payload(function);
-                if payload == function.express().map(left_by_firmware) {
+                if payload == left_payload(function) {
                     continue;
                 }
                 let index = self.staying(function)?;

@@ -27,7 +27,7 @@ impl Touched {
         }
         self.restore_agreements_2(express);
         let bridge = plan.host().bridge_to(bus);
-        self.agree_on_payload(express, bridge.and_then(|port| plan.payload(port)))?;
+        self.agree_on_payload(express, bridge.and_then(|port| plan.settled_payload(port)))?;
         if express.has_second_set() {
             self.keep_agreements_2(express)?;
         }
