@@ -24,7 +24,7 @@ use super::platform::{Firmware, Message, Platform};
 /// Functions a simulated machine may have.
 pub const FUNCTIONS: usize = 256;
 /// Functions a simulated plan may touch.
-pub const TOUCHED: usize = 96;
+pub const TOUCHED: usize = 64;
 
 impl ConfigSpace for Machine {
     fn read(&mut self, access: Host<Access>) -> u32 {
