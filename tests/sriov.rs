@@ -571,6 +571,16 @@ fn a_bar_is_placed_clear_of_virtual_functions_that_stay() {
     assert_eq!([0x10, 0x14].map(|at| vm.read(NIC, at)), [0x0002_000c, 0x10]);
 }
 
+/// Firmware may have room for fewer than there can be.
+#[test]
+fn what_firmware_left_where_something_else_decodes_the_planner_places_anew() {
+    let other = Blueprint::endpoint(bdf("02:00.0")).bar(0, MEMORY_64, 0x4000, 0x10_0110_8000);
+    let mut machine = machine([other.multi_function(), adapter("02:00.1")]);
+    let plan = Plan::new(scan(&mut machine)).with(follow("02:00.1", "02:00.2")).unwrap();
+    let vm = Vm::start(machine, &plan).unwrap();
+    assert_eq!([0x24, 0x28, 0x30].map(|at| real(&vm, "02:00.1", SRIOV + at)), [0x0100_000c, 0x10, 0x0112_000c]);
+}
+
 #[test]
 fn the_planner_says_what_speaks_against_it() {
     let one = [follow("02:00.0", NIC)];

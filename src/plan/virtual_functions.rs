@@ -129,6 +129,11 @@ impl<'t> Plan<'t> {
         enabled.filter(|(function, sriov)| sriov.is_enabled() && !self.shows_sriov(function))
     }
 
+    /// Whether the guest finds SR-IOV of a function that is not moved as hardware has it.
+    pub(crate) fn shows_own_sriov(&self, function: &Function) -> bool {
+        self.relocation_of(function.bdf()).is_none() && self.shows_sriov(function)
+    }
+
     fn shows_sriov(&self, function: &Function) -> bool {
         match self.relocation_of(function.bdf()) {
             Some(relocation) => relocation.followed(function).is_some(),
@@ -252,7 +257,7 @@ impl Search<'_, '_> {
 
     fn is_taken(&self, guest: Guest<Bdf>) -> bool {
         let by_staying = || {
-            let staying = self.plan.host().bus(guest.0.bus()).filter(|function| self.plan.stays(function.bdf()));
+            let staying = self.plan.host().bus(guest.0.bus()).filter(|function| self.plan.shows_own_sriov(function));
             staying.filter_map(|function| Some((function.bdf().0, function.sriov()?))).any(|(physical, sriov)| {
                 let own = [sriov.first_vf_offset, sriov.vf_stride];
                 core::iter::once(own).chain(sriov.with_ari).any(|[offset, stride]| {
@@ -273,25 +278,27 @@ impl Search<'_, '_> {
 
     /// What hardware decodes: firmware's choice, or the lowest place nothing else decodes in the windows that lead there.
     fn host_bar(&self, found: &VirtualFunctions, bar: Bar) -> Result<Span, Cause> {
-        let host = self.plan.host();
         let size = bar.size().saturating_mul(found.count.into());
         let bus = self.relocation.host.0.bus();
+        let own_bus = || self.plan.host().bus(bus);
         let firmware = self.sriov.span(&bar).map(|Host(span)| span);
         let is_led_to = |span: &Span| windows(self.plan, bus, bar.kind()).any(|window| window.covers(*span));
-        if let Some(span) = firmware.filter(is_led_to) {
-            return Ok(span);
-        }
-        let obstacle = |span: Span| {
-            let own = host.bus(bus);
+        let decoder = |span: Span| {
+            let own = own_bus();
             let bars = own.clone().flat_map(Function::bars).filter(|bar| bar.space() == Space::Memory);
-            let vf_bars = own.clone().filter_map(Function::sriov).flat_map(SrIov::spans);
             let behind = own.filter_map(Function::bridge);
             let behind = behind.flat_map(|bridge| [bridge.memory, bridge.prefetchable.map(|window| window.span)]);
             let apertures = self.others().chain([found]).flat_map(|other| other.bars.iter().flatten());
-            let decoded = bars.filter_map(Bar::span).chain(vf_bars).chain(behind.flatten());
-            let decoded = decoded.chain(apertures.map(|bar| bar.host));
+            let decoded = bars.filter_map(Bar::span).chain(behind.flatten()).chain(apertures.map(|bar| bar.host));
+            decoded.map(|Host(span)| span).find(|other| other.overlaps(span))
+        };
+        if let Some(span) = firmware.filter(|span| is_led_to(span) && decoder(*span).is_none()) {
+            return Ok(span);
+        }
+        let obstacle = |span: Span| {
+            let vf_bars = own_bus().filter_map(Function::sriov).flat_map(SrIov::spans).map(|Host(span)| span);
             let reserved = self.plan.reserved().iter().map(|reserved| reserved.0);
-            decoded.map(|Host(span)| span).chain(reserved).find(|other| other.overlaps(span))
+            decoder(span).or_else(|| vf_bars.chain(reserved).find(|other| other.overlaps(span)))
         };
         let mut windows = windows(self.plan, bus, bar.kind());
         let at = windows.find_map(|window| lowest_fit(window, size, bar.size(), obstacle));
