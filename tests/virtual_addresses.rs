@@ -6,8 +6,8 @@ use core::time::Duration;
 
 use pci_remap::plan::{BaseAddresses, Cause};
 use pci_remap::sim::guest::Kind;
-use pci_remap::sim::guest::life::Life;
-use pci_remap::sim::machine::{Blueprint, Capability, ExtendedCapability, Machine, signature};
+use pci_remap::sim::guest::life::{Life, Step};
+use pci_remap::sim::machine::{Blueprint, Capability, ExtendedCapability, Machine, VfBar, signature};
 use pci_remap::sim::platform::Platform;
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::bar::BarKind;
@@ -148,7 +148,7 @@ fn what_a_sleep_without_power_takes_comes_back() {
 }
 
 #[test]
-fn what_has_no_address_is_not_shown_and_virtual_functions_neither() {
+fn what_has_no_address_is_not_shown_and_virtual_functions_nobody_knows_neither() {
     let sriov = ExtendedCapability::SrIov { total: 8, offset: 16, stride: 1, bars: Vec::new() };
     let card = card().bar(2, BarKind::Memory32 { prefetchable: false }, 0x1000, 0).extended(&sriov);
     let mut machine = with(card);
@@ -159,6 +159,47 @@ fn what_has_no_address_is_not_shown_and_virtual_functions_neither() {
     let mut vm = Vm::start(machine, &plan).unwrap();
     vm.write(CARD, 0x18, !0);
     assert_eq!([0x18, 0x100].map(|at| vm.read(CARD, at)), [0, 0]);
+}
+
+/// The card with eight Virtual Functions.
+fn card_with_virtual_functions() -> Blueprint {
+    let bars = vec![(0, VfBar { kind: MEMORY_64, size: VF_SIZE, address: 0x10_0210_0000 })];
+    let sriov = ExtendedCapability::SrIov { total: 8, offset: 0x80, stride: 2, bars };
+    card().extended(&ExtendedCapability::Ari { next: 0 }).extended(&sriov)
+}
+
+#[test]
+fn virtual_functions_of_what_stays_are_where_they_were_and_their_memory_where_the_guest_puts_it() {
+    const SRIOV: u16 = 0x108;
+    let mut vm = start(with(card_with_virtual_functions()));
+    assert_eq!([0x14, 0x24, 0x28].map(|at| vm.read(CARD, SRIOV + at)), [0x0002_0080, 0x0210_000c, 0x10]);
+    vm.write_word(CARD, SRIOV + 0x10, 2);
+    let [placed, anew] = [0x10_0210_0000, 0x10_0240_0000].map(|at| MapOp::Map {
+        guest: Guest(span(at, 2 * VF_SIZE)),
+        host: Host(span(0x10_0210_0000, 2 * VF_SIZE)),
+        space: Space::Memory,
+        backing: Backing::Direct,
+        prefetchable: true,
+    });
+    assert_eq!(vm.write_word(CARD, SRIOV + 0x08, 0x9), [placed]);
+    assert_eq!(vm.remapper().to_host(guest("03:10.2")), Some(Some(host("03:10.2"))));
+    assert_eq!(["03:10.2", "03:10.4"].map(|function| vm.read(function, 0x08) != !0), [true, false]);
+    assert_eq!(vm.write(CARD, SRIOV + 0x24, 0x0240_0000), [unmap(0x10_0210_0000, 2 * VF_SIZE), anew]);
+    assert_eq!(read(&mut vm.machine().clone(), CARD, SRIOV + 0x24), 0x0210_000c);
+}
+
+#[test]
+fn linux_places_everything_anew_and_enables_virtual_functions_of_what_stays() {
+    for kind in [Kind::Linux61, Kind::Linux615] {
+        let mut vm = start(with(card_with_virtual_functions()));
+        let mut life = Life::start(kind, &mut vm, &[bdf("01:01.0"), bdf(CARD)]).unwrap();
+        for step in [Step::BindPorts, Step::BindDrivers, Step::RemoveEverything] {
+            life.run(step);
+        }
+        assert_eq!(life.set_virtual_functions(bdf(CARD), 8).len(), 8, "{kind}");
+        life.run(Step::Rebind);
+        assert_eq!(life.finish().failures, [], "{kind}");
+    }
 }
 
 #[test]

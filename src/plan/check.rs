@@ -61,16 +61,20 @@ pub(super) fn findings(plan: &Plan<'_>, places: Places) -> impl Iterator<Item = 
         (1..=SIBLINGS).filter_map(move |number| sibling_left_behind(plan, host, u8::try_from(number).ok()?))
     });
     let followed = plan.virtual_functions(&places);
+    let shown: [Option<Host<Bdf>>; MAX_FOLLOWED] =
+        core::array::from_fn(|nth| followed.get(nth)?.as_ref().ok().map(|found| found.physical));
     let followed = (0..MAX_FOLLOWED).filter_map(move |nth| followed.get(nth).copied()).map(|found| match found {
         Ok(VirtualFunctions { physical, count, guest, .. }) => {
             Finding { function: physical, cause: Cause::VfsFollow(count, guest.map(|all| all.nth(0))), evidence: None }
         }
         Err((function, cause)) => Finding { function, cause, evidence: None },
     });
+    let followed = followed.filter(|found| plan.relocation_of(found.function).is_some());
     let hidden = plan.hidden().iter().filter_map(|host| has_fixed_addresses(plan.host().function(*host)?));
     let in_place = plan.in_place().flat_map(move |function| {
         let bars = function.bars().filter_map(move |bar| bar_in_place(plan, function, bar));
-        bars.chain(function.sriov().map(|sriov| finding(function, Cause::SrIovHidden(sriov.total_vfs))))
+        let hidden = function.sriov().filter(|_| !shown.contains(&Some(function.bdf())));
+        bars.chain(hidden.map(|sriov| finding(function, Cause::SrIovHidden(sriov.total_vfs))))
     });
     let stranding = plan.stranding().filter_map(|(function, sriov)| vfs_reached(function, sriov));
     checks.chain(left_behind).chain(hidden).chain(followed).chain(in_place).chain(stranding)

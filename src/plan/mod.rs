@@ -18,7 +18,7 @@ pub(crate) use ports::{Port, Role, left_payload};
 pub use relocation::{ErrorReporting, InterruptPin, IoBars, MsixTable, Placement, Policy, Relocation, Vfs};
 pub use vacated::Vacated;
 pub use virtual_functions::MAX_FOLLOWED;
-pub(crate) use virtual_functions::{Addresses, VirtualFunctions};
+pub(crate) use virtual_functions::{Addresses, Followed, VirtualFunctions};
 pub use way::Way;
 
 use heapless::Vec;
@@ -58,7 +58,7 @@ pub enum BaseAddresses {
     Hardware,
     /// BARs and windows stay as they are in hardware, those of functions that stay, too; the guest places all as it
     /// likes, and it is mapped. For firmware that places everything anew, and for systems that may. Every function with
-    /// a BAR and every bridge is touched, and those that stay show no SR-IOV.
+    /// a BAR and every bridge is touched, and those that stay show SR-IOV where Virtual Functions can follow.
     Virtual,
 }
 

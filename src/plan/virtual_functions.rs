@@ -10,7 +10,7 @@ use crate::spec::capability::ExtendedCapabilityId;
 use crate::spec::sriov;
 use crate::topology::{Bar, Function, SrIov, VF_BAR};
 
-/// Most moved functions of one plan whose Virtual Functions follow.
+/// Most functions of one plan whose Virtual Functions follow.
 pub const MAX_FOLLOWED: usize = 8;
 
 /// The Virtual Functions of one moved function.
@@ -92,10 +92,11 @@ impl Addresses {
 pub(crate) type Followed = Vec<Result<VirtualFunctions, (Host<Bdf>, Cause)>, MAX_FOLLOWED>;
 
 impl VirtualFunctions {
-    /// Each, with the place the guest finds it at.
+    /// Each that is not where hardware has it, with the place the guest finds it at.
     pub(crate) fn moves(&self) -> impl Iterator<Item = (Host<Bdf>, Guest<Bdf>)> + use<> {
         let Self { count, host, guest, .. } = *self;
-        (0..count).map(move |number| (host.map(|all| all.nth(number)), guest.map(|all| all.nth(number))))
+        let all = (0..count).map(move |number| (host.map(|all| all.nth(number)), guest.map(|all| all.nth(number))));
+        all.filter(|(host, guest)| host.0 != guest.0)
     }
 }
 
@@ -129,6 +130,19 @@ impl<'t> Plan<'t> {
         enabled.filter(|(function, sriov)| sriov.is_enabled() && !self.shows_sriov(function))
     }
 
+    /// Functions whose Virtual Functions shall follow, in the order of the moves; then, where addresses are virtual, those
+    /// that stay.
+    fn followers(&self) -> impl Iterator<Item = (Relocation, &'t Function, &'t SrIov)> {
+        let in_place = self.in_place().map(|function| Relocation {
+            vfs: Vfs::Follow,
+            ..Relocation::new(function.bdf(), Guest(function.bdf().0))
+        });
+        self.relocations().iter().copied().chain(in_place).filter_map(|relocation| {
+            let function = self.host().function(relocation.host)?;
+            Some((relocation, function, relocation.followed(function)?))
+        })
+    }
+
     /// Whether the guest finds SR-IOV of a function that is not moved as hardware has it.
     pub(crate) fn shows_own_sriov(&self, function: &Function) -> bool {
         self.relocation_of(function.bdf()).is_none() && self.shows_sriov(function)
@@ -143,13 +157,14 @@ impl<'t> Plan<'t> {
 }
 
 impl Plan<'_> {
-    /// Finds places for all Virtual Functions that shall follow, in the order of the moves.
+    /// Finds places for all Virtual Functions that shall follow. SR-IOV of a function that stays is hidden where they cannot.
     pub(crate) fn virtual_functions(&self, places: &Places) -> Followed {
         let mut found = Vec::new();
-        for relocation in self.relocations().iter().copied() {
-            let Some(function) = self.host().function(relocation.host) else { continue };
-            let Some(sriov) = relocation.followed(function) else { continue };
+        for (relocation, function, sriov) in self.followers() {
             let one = Search { plan: self, places, earlier: &found, relocation, function, sriov }.run();
+            if one.is_err() && self.relocation_of(relocation.host).is_none() {
+                continue;
+            }
             // Those there is no room for are found by `too_many_followed`.
             let _ = found.push(one.map_err(|cause| (relocation.host, cause)));
         }
@@ -172,13 +187,8 @@ impl Plan<'_> {
     fn need_ari(&self, of: Host<Bdf>) -> bool {
         let first = |function| self.host().first_physical_function(function).map(Function::bdf);
         let are_reached = |with_ari| {
-            let followed = self.relocations().iter().filter(|other| first(other.host) == first(of));
-            followed
-                .filter_map(|other| {
-                    let function = self.host().function(other.host)?;
-                    Some((function, other.followed(function)?))
-                })
-                .all(|(function, sriov)| self.reached_addresses(function, sriov, with_ari).is_ok())
+            let mut on_link = self.followers().filter(|(other, ..)| first(other.host) == first(of));
+            on_link.all(|(_, function, sriov)| self.reached_addresses(function, sriov, with_ari).is_ok())
         };
         !are_reached(false) && are_reached(true)
     }
@@ -309,6 +319,10 @@ impl Search<'_, '_> {
     /// (`pci_realloc_detect`).
     fn guest_bar(&self, found: &VirtualFunctions, bar: Bar) -> Result<u64, Cause> {
         let (guest, size) = (self.relocation.guest, bar.size().saturating_mul(found.count.into()));
+        // What stays is at first where firmware put it.
+        if let Some(Host(span)) = self.sriov.span(&bar).filter(|_| self.plan.relocation_of(found.physical).is_none()) {
+            return Ok(span.start());
+        }
         let is_here = |other: &&VirtualFunctions| other.guest.0.nth(0).bus() == guest.0.bus();
         let taken = |span: Span| {
             let apertures = self.others().filter(is_here).chain([found]).flat_map(|other| other.bars.iter().flatten());

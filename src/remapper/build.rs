@@ -7,7 +7,7 @@ use super::index::{Entry, MAX_FUNCTIONS};
 use super::rule::TooManyRules;
 use super::touched::Touched;
 use crate::address::{Bdf, Guest, Host};
-use crate::plan::{Places, Plan, PlanError, Role, VirtualFunctions, Way, left_payload};
+use crate::plan::{Followed, Places, Plan, PlanError, Role, VirtualFunctions, Way, left_payload};
 use crate::spec::express::PortType;
 use crate::topology::{Function, MAX_ROOT_WINDOWS};
 
@@ -36,7 +36,7 @@ impl<const F: usize> Remapper<F> {
         self.add_hidden(plan)?;
         self.add_inert(plan)?;
         self.add_ports(plan)?;
-        self.add_in_place(plan)?;
+        self.add_in_place(plan, &followed)?;
         self.add_event_collectors(plan)?;
         for found in followed.iter().flatten() {
             self.add_virtual_functions(plan, found)?;
@@ -140,9 +140,10 @@ impl<const F: usize> Remapper<F> {
         Ok(())
     }
 
-    fn add_in_place(&mut self, plan: &Plan<'_>) -> Result<(), PlanError> {
+    fn add_in_place(&mut self, plan: &Plan<'_>, followed: &Followed) -> Result<(), PlanError> {
         for function in plan.in_place() {
-            let in_place = Touched::in_place(plan, function);
+            let shows_sriov = followed.iter().flatten().any(|found| found.physical == function.bdf());
+            let in_place = Touched::in_place(plan, function, shows_sriov);
             self.add(in_place.map_err(|TooManyRules| PlanError::TooManyRegisters(function.bdf()))?)?;
         }
         Ok(())

@@ -15,13 +15,16 @@ use crate::topology::Function;
 
 impl Touched {
     /// A function at its own address.
-    pub(super) fn in_place(plan: &Plan<'_>, function: &Function) -> Result<Self, TooManyRules> {
+    pub(super) fn in_place(plan: &Plan<'_>, function: &Function, shows_sriov: bool) -> Result<Self, TooManyRules> {
         let mut touched = Self::staying(function);
         touched.virtualize_addresses(plan, function)?;
         touched.pass_decoding(function)?;
         touched.watch_power(function)?;
         touched.offer_only_this_size(function)?;
-        let hidden = |id| matches!(id, ExtendedCapabilityId::SR_IOV | ExtendedCapabilityId::VF_RESIZABLE_BAR);
+        let hidden = |id| match id {
+            ExtendedCapabilityId::SR_IOV => !shows_sriov,
+            id => id == ExtendedCapabilityId::VF_RESIZABLE_BAR,
+        };
         hide_extended_capabilities(&mut touched.rules, Reason::HiddenCapability, function, hidden)?;
         Ok(touched)
     }

@@ -29,9 +29,10 @@ impl<'t> Session<'t> {
         self.topology.view().function(of.physical).and_then(Function::sriov)
     }
 
-    /// The move of the Physical Function.
+    /// The move of the Physical Function; to where it is, if it stays.
     fn move_of(&self, of: &VirtualFunctions) -> Relocation {
-        *self.relocations.iter().find(|relocation| relocation.host == of.physical).unwrap()
+        let moved = self.relocations.iter().find(|relocation| relocation.host == of.physical);
+        moved.copied().unwrap_or(Relocation::new(of.physical, Guest(of.physical.0)))
     }
 
     /// A register of the SR-IOV Capability the guest finds.
