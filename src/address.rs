@@ -265,6 +265,12 @@ impl fmt::Debug for Span {
     }
 }
 
+/// The lower and the upper 32 bits.
+pub(crate) fn halves(value: u64) -> [u32; 2] {
+    let half = |value: u64| u32::try_from(value & 0xffff_ffff).unwrap_or(0);
+    [half(value), half(value >> 32)]
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;

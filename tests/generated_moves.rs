@@ -15,7 +15,7 @@ use pci_remap::plan::{Cause, Vacated};
 use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
 use pci_remap::spec::bar::BarKind;
 use pci_remap::spec::header;
-use pci_remap::{Access, Bdf, Dword, Guest, Host, Plan, Space, Span, Topology};
+use pci_remap::{Access, Bdf, Dword, Grade, Guest, Host, Plan, Space, Span, Topology};
 
 use collection::moves::{self, Kind, Move};
 use collection::{Folder, bundled, collected, lspci};
@@ -63,6 +63,17 @@ fn try_folder(folder: &Folder) -> (String, Vec<String>) {
             let candidates = moves::candidates(&subject.topology, kind);
             let count = candidates.len();
             let stranding = moves::stranding(&subject.topology, &candidates);
+            let with_room = candidates.iter().filter_map(|one| Some((one.clone(), subject.with_room(one)?)));
+            let with_room: Vec<_> = with_room.collect();
+            let with_room_count = with_room.len();
+            for (one, roomy) in moves::spread(with_room, TRIED / 2) {
+                match roomy.try_plan(&moves::plan(&roomy.topology, &one), &one, false) {
+                    Outcome::Worked | Outcome::AddressesReused(_) => {}
+                    Outcome::Failed(faults) => {
+                        failures.extend(faults.iter().map(|fault| format!("{name} {one:?} with room: {fault}")));
+                    }
+                }
+            }
             let (accepted, refused) = moves::accepted(&subject.topology, candidates);
             let accepted_count = accepted.len();
             let tried = moves::spread(accepted, TRIED);
@@ -99,7 +110,7 @@ fn try_folder(folder: &Folder) -> (String, Vec<String>) {
             let stranding = stranding.len();
             let _ = writeln!(
                 text,
-                "{name} {kind:?}: {count} candidates, {accepted_count} accepted, {} tried, {worked} worked, {kept} with a placeholder; addresses reused {limits}; by each way {by:?}; {stranding} left siblings behind an inert function; refused {refused:?}",
+                "{name} {kind:?}: {count} candidates, {accepted_count} accepted, {with_room_count} once there is room, {} tried, {worked} worked, {kept} with a placeholder; addresses reused {limits}; by each way {by:?}; {stranding} left siblings behind an inert function; refused {refused:?}",
                 tried.len()
             );
             shown = shown.or_else(|| tried.first().cloned());
@@ -155,6 +166,18 @@ impl Subject {
 
     fn start(&self, one: &Move) -> Vm {
         Vm::start(self.machine.clone(), &moves::plan(&self.topology, one)).unwrap()
+    }
+
+    /// The same machine once there is room for a move that is refused without.
+    fn with_room(&self, one: &Move) -> Option<Self> {
+        let errors = |plan: &Plan<'_>| plan.findings().filter(|finding| finding.grade() == Grade::Error).count();
+        let plan = moves::plan(&self.topology, one);
+        let mut machine = self.machine.clone();
+        plan.make_room().for_each(|write| machine.config_write(write.to.0, write.value));
+        let topology = (errors(&plan) > 0).then(|| topology(&mut machine).unwrap())?;
+        let is_accepted = errors(&moves::plan(&topology, one)) == 0;
+        let (bare, before) = (self.bare.clone(), self.before.clone());
+        is_accepted.then_some(Self { machine, topology, bare, before })
     }
 
     /// Boots a guest behind the move and returns what is wrong then.

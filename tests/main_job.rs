@@ -148,6 +148,18 @@ fn firmware_that_chooses_all_anew_reaches_what_moved() {
     assert_eq!(proof, ["  01:01.0 BAR 0 at 0xf7004000-0xf7007fff: reached 09:00.0"]);
 }
 
+/// The bus of an empty slot, whose port forwards no memory.
+#[test]
+fn a_disk_moves_to_a_slot_once_there_is_room() {
+    let (code, message) = failure(&["09:00.0=03:00.0"]);
+    assert_eq!((code, message.contains("`Plan::make_room` may open one")), (1, true), "{message}");
+    let output = relocate(["--make-room", "09:00.0=03:00.0"]);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    let report = text(&output.stdout);
+    assert_eq!(section(report, "Room: written to bridges before the guest starts"), ["  00:1b.2 20h <- f730f730"]);
+    assert_eq!(section(report, "Proof"), ["  03:00.0 BAR 0 at 0xf7300000-0xf7303fff: reached 09:00.0"]);
+}
+
 #[test]
 fn what_a_guest_finds_is_explained() {
     let output = relocate(["--explain", "01:01.0:0x10", "--explain", "0000:09:00.0:2"]);
@@ -307,9 +319,9 @@ fn a_refused_plan_names_every_error() {
         error(
             "segment 0000: the plan is refused
   09:00.0: 01:02.1 is never looked for: its device has no function 0; move a function there as well
-  01:00.0: BAR 0 needs 0x1000000 bytes, and no window that leads to 09:00.0 has room (01:00.0 10h reads f6000000)
-  01:00.0: BAR 1 needs 0x400000000 bytes, and no window that leads to 09:00.0 has room (01:00.0 14h reads 0000000c)
-  01:00.0: BAR 3 needs 0x2000000 bytes, and no window that leads to 09:00.0 has room (01:00.0 1Ch reads 0000000c)
+  01:00.0: BAR 0 needs 0x1000000 bytes, and no window that leads to 09:00.0 has room; `Plan::make_room` may widen one (01:00.0 10h reads f6000000)
+  01:00.0: BAR 1 needs 0x400000000 bytes, and no window that leads to 09:00.0 has room; `Plan::make_room` may widen one (01:00.0 14h reads 0000000c)
+  01:00.0: BAR 3 needs 0x2000000 bytes, and no window that leads to 09:00.0 has room; `Plan::make_room` may widen one (01:00.0 1Ch reads 0000000c)
   01:00.0: 01:00.1 would not be found without function 0; move the whole device, hide it too, or leave an inert function 0 there"
         )
     );

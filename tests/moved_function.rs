@@ -175,6 +175,12 @@ fn no_phantom_functions() {
 fn it_has_no_say_in_the_link_of_the_port_it_is_seen_behind() {
     let mut vm = talk_with(|_| {});
     let (capabilities, link) = (express(&mut vm, 1), express(&mut vm, 3));
+    // It offers all there is, and has no Role-Based Error Reporting.
+    let mut machine = wired();
+    let nic = machine.original(bdf("02:00.0")).unwrap();
+    machine.poke(nic, Dword::at(link).unwrap(), real(&vm, bdf("02:00.0"), link) | 0x0004_0c00);
+    machine.poke(nic, Dword::at(capabilities).unwrap(), real(&vm, bdf("02:00.0"), capabilities) & !0x0000_8fc0);
+    vm = moved_with(machine, Relocation::new(host("02:00.0"), guest(NIC)));
     let acceptable_latencies = vm.read(NIC, capabilities) >> 6 & 0x3f;
     assert_eq!(acceptable_latencies, 0x3f, "no limit");
     assert_eq!(vm.read(NIC, capabilities) >> 15 & 1, 1, "Role-Based Error Reporting");

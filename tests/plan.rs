@@ -191,7 +191,7 @@ fn a_full_window_and_one_of_the_wrong_kind_are_told_apart() {
     assert_eq!(
         errors(machine([big(MEMORY)]), &[("02:00.0", "01:01.0")]),
         [
-            "error: 02:00.0: BAR 0 needs 0x1000000 bytes, and no window that leads to 01:01.0 has room (02:00.0 10h reads e1000000)"
+            "error: 02:00.0: BAR 0 needs 0x1000000 bytes, and no window that leads to 01:01.0 has room; `Plan::make_room` may widen one (02:00.0 10h reads e1000000)"
         ]
     );
     assert_eq!(errors(machine([big(BarKind::Memory64 { prefetchable: true })]), &[("02:00.0", "01:01.0")]), [""; 0]);
@@ -208,7 +208,7 @@ fn a_full_window_and_one_of_the_wrong_kind_are_told_apart() {
     assert_eq!(
         errors(only_prefetchable, &[("00:05.0", "01:00.0")]),
         [
-            "error: 00:05.0: BAR 0 cannot be placed: no mem window of its kind leads to 01:00.0 (00:05.0 10h reads f0000000)"
+            "error: 00:05.0: BAR 0 cannot be placed: no mem window of its kind leads to 01:00.0; `Plan::make_room` may open one (00:05.0 10h reads f0000000)"
         ]
     );
 }
@@ -227,7 +227,7 @@ fn an_io_bar_without_a_window_is_hidden_where_there_is_memory_too() {
     assert_eq!(
         errors(machine([only_io]), &[("00:05.0", "01:00.1")]),
         [
-            "error: 00:05.0: BAR 1 cannot be placed: no io window of its kind leads to 01:00.1 (00:05.0 14h reads 00003001)"
+            "error: 00:05.0: BAR 1 cannot be placed: no io window of its kind leads to 01:00.1; `Plan::make_room` may open one (00:05.0 14h reads 00003001)"
         ]
     );
 }

@@ -289,7 +289,7 @@ fn a_guarded_port_offers_only_what_is_on() {
 
 #[test]
 fn a_guarded_port_keeps_its_link() {
-    let port = source_port().register(dword(LINK_CAPABILITIES), 0x0073_f443).register(dword(LINK_CONTROL), 0xf043_0042);
+    let port = source_port().register(dword(LINK_CAPABILITIES), 0x0077_fc43).register(dword(LINK_CONTROL), 0xf043_0042);
     let mut vm = guarded_by(port);
     // No ASPM, no Clock Power Management, no reports of activity and bandwidth.
     assert_eq!(vm.read(SOURCE, LINK_CAPABILITIES), 0x0043_f043);
@@ -443,7 +443,7 @@ fn a_port_with_nothing_wired_behind_it_shows_a_link_that_is_up() {
             [
                 destination_port()
                     .register(dword(0x40), 0x0142_7c10)
-                    .register(dword(LINK_CAPABILITIES), 0x0073_f443)
+                    .register(dword(LINK_CAPABILITIES), 0x0077_fc43)
                     .register(dword(LINK_CONTROL), 0xc811_0040),
                 source_port(),
             ],

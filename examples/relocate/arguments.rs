@@ -25,6 +25,7 @@ Options:
   --hide BDF            hides a function
   --explain BDF:OFFSET  says what the guest reads and writes there, as in 01:01.0:0x04, and why; may be repeated
   --pre-assigned        finds addresses for the BARs of moved functions, instead of leaving that to the guest
+  --make-room           widens windows of bridges before the guest starts, for what has no room in them
   --virtual             bus numbers and addresses are the guest's alone; always so for edk2, which chooses all anew
   --write-guest FILE    writes the configuration space the guest reads, for lspci -F FILE
   --verbose             shows everything the guest logs
@@ -51,6 +52,8 @@ pub(crate) struct Job {
     pub(crate) hidden: Vec<SegmentBdf>,
     pub(crate) explained: Vec<Register>,
     pub(crate) placement: Placement,
+    /// Windows of bridges are widened first, if need be.
+    pub(crate) makes_room: bool,
     /// Bus numbers and addresses are the guest's alone.
     pub(crate) is_virtual: bool,
     pub(crate) write_guest: Option<PathBuf>,
@@ -154,7 +157,7 @@ pub(crate) fn parse() -> Result<Request, lexopt::Error> {
     let mut guest = Kind::Linux61;
     let (mut moves, mut hidden, mut explained) = (Vec::<Move>::new(), Vec::new(), Vec::new());
     let mut placement = Placement::GuestAssigns;
-    let (mut is_virtual, mut verbose) = (false, false);
+    let (mut makes_room, mut is_virtual, mut verbose) = (false, false, false);
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Value(text) => moves.push(text.parse()?),
@@ -166,6 +169,7 @@ pub(crate) fn parse() -> Result<Request, lexopt::Error> {
             Arg::Long("hide") => hidden.push(parser.value()?.parse()?),
             Arg::Long("explain") => explained.push(parser.value()?.parse()?),
             Arg::Long("pre-assigned") => placement = Placement::PreAssigned,
+            Arg::Long("make-room") => makes_room = true,
             Arg::Long("virtual") => is_virtual = true,
             Arg::Long("verbose") => verbose = true,
             Arg::Long("help") => return Ok(Request::Help),
@@ -181,5 +185,16 @@ pub(crate) fn parse() -> Result<Request, lexopt::Error> {
         moves.push("09:00.0=01:01.0".parse().map_err(|error: MoveError| lexopt::Error::Custom(error.into()))?);
     }
     is_virtual |= guest == Kind::Edk2;
-    Ok(Request::Run(Job { source, guest, moves, hidden, explained, placement, is_virtual, write_guest, verbose }))
+    Ok(Request::Run(Job {
+        source,
+        guest,
+        moves,
+        hidden,
+        explained,
+        placement,
+        makes_room,
+        is_virtual,
+        write_guest,
+        verbose,
+    }))
 }

@@ -21,6 +21,10 @@ pub(crate) fn segment(text: &mut String, segment: &mut Segment, names: &Names, v
     section(text, &format!("Segment {number:04x}: assumed of the machine"), segment.assumptions.iter());
     let findings = segment.findings.iter().map(|finding| format!("{}: {finding}", finding.grade()));
     section(text, "Findings", findings);
+    if !segment.room.is_empty() {
+        let writes = segment.room.iter().map(|write| format!("{} <- {:08x}", write.to, write.value));
+        section(text, "Room: written to bridges before the guest starts", writes);
+    }
     section(text, "The guest said", said(segment, verbose));
     section(text, "Guest addresses and what is behind them", mappings(segment));
     section(text, "Concealed: where hardware has the BARs of functions that left", concealed(segment));

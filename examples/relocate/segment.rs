@@ -6,7 +6,7 @@ use pci_remap::sim::guest::{Boot, Device, boot};
 use pci_remap::sim::machine::Machine;
 use pci_remap::sim::vm::{Exits, FUNCTIONS, Vm, topology};
 use pci_remap::topology::Function;
-use pci_remap::{Access, Bdf, Dword, Finding, Grade, Guest, Host, Plan, PlanError, Relocation, Topology};
+use pci_remap::{Access, Bdf, Dword, Finding, Grade, Guest, Host, HostWrite, Plan, PlanError, Relocation, Topology};
 
 use crate::Failure;
 use crate::arguments::{Job, Move};
@@ -16,6 +16,8 @@ use crate::names::Names;
 pub(crate) struct Segment {
     pub(crate) number: u16,
     pub(crate) assumptions: Vec<Assumption>,
+    /// What was written to bridges to make room.
+    pub(crate) room: Vec<HostWrite>,
     pub(crate) topology: Box<Topology<FUNCTIONS>>,
     pub(crate) moves: Vec<Relocation>,
     pub(crate) hidden: Vec<Host<Bdf>>,
@@ -34,8 +36,18 @@ pub(crate) struct Segment {
 impl Segment {
     /// Plans the job's part in this segment group, and boots the guest on the bare machine and behind the plan.
     pub(crate) fn start(loaded: LoadedMachine, job: &Job) -> Result<Self, Failure> {
-        let LoadedMachine { segment: number, mut machine, assumptions } = loaded;
-        let topology = topology(&mut machine).map_err(|error| Failure::Topology(number, error))?;
+        let LoadedMachine { segment: number, machine: mut bare, assumptions } = loaded;
+        let mut machine = bare.clone();
+        let scan = |machine: &mut Machine| topology(machine).map_err(|error| Failure::Topology(number, error));
+        let mut topology = scan(&mut machine)?;
+        let room = if job.makes_room { room(&topology, number, job) } else { Ok(Vec::new()) };
+        let room = room.map_err(|error| Failure::Plan(number, error))?;
+        if !room.is_empty() {
+            for HostWrite { to: Host(access), value } in &room {
+                machine.config_write(*access, *value);
+            }
+            topology = scan(&mut machine)?;
+        }
         let plan = plan(&topology, number, job).map_err(|error| Failure::Plan(number, error))?;
         let findings: Vec<_> = plan.findings().collect();
         let errors: Vec<_> = findings.iter().copied().filter(|finding| finding.grade() == Grade::Error).collect();
@@ -44,12 +56,11 @@ impl Segment {
         }
         let (moves, hidden) = (plan.relocations().to_vec(), plan.hidden().to_vec());
         let mut vm = Vm::start(machine.clone(), &plan).map_err(|error| Failure::Plan(number, error))?;
-        let lived = life::live(job.guest, machine.clone(), vm.clone(), &topology, &moves);
-        let before = boot(job.guest, &mut machine);
+        let lived = life::live(job.guest, bare.clone(), vm.clone(), &topology, &moves);
+        let before = boot(job.guest, &mut bare);
         let after = boot(job.guest, &mut vm);
         let exits = vm.exits();
-        let bare = machine;
-        Ok(Self { number, assumptions, topology, moves, hidden, findings, bare, before, vm, after, exits, lived })
+        Ok(Self { number, assumptions, room, topology, moves, hidden, findings, bare, before, vm, after, exits, lived })
     }
 
     /// Whether the plan does anything.
@@ -89,6 +100,11 @@ impl Segment {
         let Guest(found) = self.vm.remapper().to_guest(moved.host)?;
         self.after.tree.device(found)
     }
+}
+
+/// What makes room for the moves of one segment group.
+fn room(topology: &Topology<FUNCTIONS>, segment: u16, job: &Job) -> Result<Vec<HostWrite>, PlanError> {
+    Ok(plan(topology, segment, job)?.make_room().collect())
 }
 
 /// The moves and hidden functions of one segment group.

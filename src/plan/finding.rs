@@ -92,9 +92,11 @@ pub enum Cause {
     BarUnassigned(usize),
     /// No bridge above the function forwards the BAR's address, so whatever is there is not the BAR. It is not shown.
     BarUnreached(usize),
-    /// No window of the destination takes the BAR's kind of address.
+    /// No window of the destination takes the BAR's kind of address. [`Plan::make_room`](super::Plan::make_room) may open
+    /// one.
     NoWindow(usize, Space, Guest<Bdf>),
-    /// No window of the destination has room for the BAR of this size.
+    /// No window of the destination has room for the BAR of this size. [`Plan::make_room`](super::Plan::make_room) may widen
+    /// one.
     NoRoom(usize, u64, Guest<Bdf>),
     /// An I/O BAR is not shown, because no I/O window with room leads to the destination.
     IoBarHidden(usize),
@@ -289,10 +291,18 @@ impl fmt::Display for Cause {
                 write!(f, "{} has an address its bridges do not forward, and is not shown", BarName(bar))
             }
             Self::NoWindow(bar, space, guest) => {
-                write!(f, "{} cannot be placed: no {space} window of its kind leads to {guest}", BarName(bar))
+                write!(
+                    f,
+                    "{} cannot be placed: no {space} window of its kind leads to {guest}; `Plan::make_room` may open one",
+                    BarName(bar)
+                )
             }
             Self::NoRoom(bar, size, guest) => {
-                write!(f, "{} needs {size:#x} bytes, and no window that leads to {guest} has room", BarName(bar))
+                write!(
+                    f,
+                    "{} needs {size:#x} bytes, and no window that leads to {guest} has room; `Plan::make_room` may widen one",
+                    BarName(bar)
+                )
             }
             Self::IoBarHidden(bar) => {
                 write!(f, "{} decodes I/O, no window has room for it, and it is not shown", BarName(bar))

@@ -8,6 +8,7 @@ mod finding;
 mod placement;
 mod ports;
 mod relocation;
+mod room;
 mod vacated;
 mod virtual_functions;
 mod way;

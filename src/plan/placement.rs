@@ -34,19 +34,30 @@ impl Places {
     /// Places everything, largest first.
     pub(crate) fn find(plan: &Plan<'_>) -> Self {
         let mut places = Self { places: [[Place::None; 7]; MAX_MOVES] };
-        for size in (0..63).rev().map(|bit| 1_u64 << bit) {
-            for (index, relocation) in plan.relocations().iter().copied().enumerate() {
-                let Some(function) = plan.host().function(relocation.host) else { continue };
-                for bar in function.bars().filter(|bar| shown_size(bar) == size && is_shown(plan, relocation, bar)) {
-                    let place = places.place(plan, relocation, bar);
-                    if let Some(slot) = places.places.get_mut(index).and_then(|places| places.get_mut(bar.number())) {
-                        *slot = place;
-                    }
-                }
-            }
+        for (index, relocation, bar) in Self::largest_first(plan) {
+            let place = places.place(plan, relocation, bar);
+            places.set(index, bar.number(), place);
         }
         places.hide_optional_io(plan);
         places
+    }
+
+    /// All BARs that are shown, with the number of the move.
+    pub(super) fn largest_first<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = (usize, Relocation, &'p Bar)> {
+        (0..63).rev().map(|bit| 1_u64 << bit).flat_map(move |size| {
+            let moves = plan.relocations().iter().copied().enumerate();
+            moves.flat_map(move |(index, relocation)| {
+                let bars = plan.host().function(relocation.host).into_iter().flat_map(Function::bars);
+                let bars = bars.filter(move |bar| shown_size(bar) == size && is_shown(plan, relocation, bar));
+                bars.map(move |bar| (index, relocation, bar))
+            })
+        })
+    }
+
+    pub(super) fn set(&mut self, index: usize, bar: usize, place: Place) {
+        if let Some(slot) = self.places.get_mut(index).and_then(|places| places.get_mut(bar)) {
+            *slot = place;
+        }
     }
 
     /// What became of a BAR of the `index`th move.
@@ -99,7 +110,7 @@ impl Places {
     }
 
     /// What was placed on the bus so far.
-    fn placed(&self, plan: &Plan<'_>, bus: u8) -> impl Iterator<Item = (Space, Span)> {
+    pub(super) fn placed(&self, plan: &Plan<'_>, bus: u8) -> impl Iterator<Item = (Space, Span)> {
         let moves = plan.relocations().iter().zip(&self.places);
         moves.filter(move |(relocation, _)| relocation.guest.0.bus() == bus).flat_map(move |(relocation, places)| {
             let bars = plan.host().function(relocation.host).into_iter().flat_map(Function::bars);
@@ -197,19 +208,22 @@ pub(super) fn windows(plan: &Plan<'_>, bus: u8, kind: BarKind) -> impl Iterator<
         }
     });
     let root = plan.host().root_windows(bus).filter(move |window| bridge.is_none() && window.space == space);
-    // The last byte of 4 GiB is left alone: a BAR there cannot be told from one that is being sized. The first 4 KiB of
-    // I/O Space belong to devices that are not PCI's (`PCIBIOS_MIN_IO`).
-    let reach = match kind {
-        BarKind::Io => Span::from_bounds(0x1000, 0xffff_fffe),
-        BarKind::Memory64 { .. } => Span::from_bounds(0, u64::MAX),
-        BarKind::Memory32 { .. } | BarKind::Rom => Span::from_bounds(0, 0xffff_fffe),
-    };
     let spans = behind_bridge.into_iter().flatten().chain(root.map(|window| window.span)).map(|Host(span)| span);
-    spans.filter_map(move |span| reach?.intersection(span))
+    spans.filter_map(move |span| reach(kind).intersection(span))
+}
+
+/// Where a BAR of this kind may be. The last byte of 4 GiB is left alone: a BAR there cannot be told from one that is
+/// being sized. The first 4 KiB of I/O Space belong to devices that are not PCI's (`PCIBIOS_MIN_IO`).
+pub(super) const fn reach(kind: BarKind) -> Span {
+    match kind {
+        BarKind::Io => Span::of(0x1000, 0xffff_efff),
+        BarKind::Memory64 { .. } => Span::of(0, u64::MAX),
+        BarKind::Memory32 { .. } | BarKind::Rom => Span::of(0, 0xffff_ffff),
+    }
 }
 
 /// `size` is a power of two.
-fn align_up(address: u64, size: u64) -> Option<u64> {
+pub(super) fn align_up(address: u64, size: u64) -> Option<u64> {
     let mask = size.wrapping_sub(1);
     Some(address.checked_add(mask)? & !mask)
 }

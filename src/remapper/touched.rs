@@ -13,7 +13,7 @@ use super::rule::{Effect, Rules, TooManyRules};
 use super::state::Fingerprint;
 use super::window::{MAX_WINDOWS, Registers, Trapped, Window};
 use crate::access::{Access, Dword, Lanes};
-use crate::address::{Bdf, Guest, Host, Span};
+use crate::address::{Bdf, Guest, Host, Span, halves};
 use crate::decision::HostWrite;
 use crate::delta::{Backing, Space};
 use crate::plan::{Plan, is_reached, shown_size};
@@ -343,10 +343,4 @@ impl Touched {
 
 pub(super) const fn low(command: Command) -> u32 {
     command.bits() as u32
-}
-
-/// The lower and the upper 32 bits.
-pub(super) fn halves(value: u64) -> [u32; 2] {
-    let half = |value: u64| u32::try_from(value & 0xffff_ffff).unwrap_or(0);
-    [half(value), half(value >> 32)]
 }

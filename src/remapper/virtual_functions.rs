@@ -9,7 +9,7 @@ use super::state::Fingerprint;
 use super::touched::Touched;
 use super::window::Trapped;
 use crate::access::{Access, Dword};
-use crate::address::{Bdf, Guest, Host, Span};
+use crate::address::{Bdf, Guest, Host, Span, halves};
 use crate::decision::{ReadDecision, WriteDecision};
 use crate::plan::{Addresses, MsixTable, Plan, PlanError, VirtualFunctions, is_reached};
 use crate::spec::bar::BarKind;
@@ -311,7 +311,7 @@ impl Touched {
         let current = |number: usize| {
             u16::try_from(number).map_or(0, |index| sriov.register(sriov::VF_BAR0.saturating_add(index)))
         };
-        let [low, high] = super::touched::halves(address);
+        let [low, high] = halves(address);
         let low = low | kind.type_bits();
         self.prepare(dword, !0, low, current(number));
         self.restore(dword, !0, low);

@@ -144,8 +144,8 @@ fn what_cannot_be_is_said_with_its_reason() {
         ),
         (
             &["--guest-payload", "00:16.0=01:04.0"],
-            "the plan is refused\n  00:16.0: BAR 0 needs 0x1000 bytes, and no window that leads to 01:04.0 has room \
-             (00:16.0 10h reads f712d004)",
+            "the plan is refused\n  00:16.0: BAR 0 needs 0x1000 bytes, and no window that leads to 01:04.0 has room; \
+             `Plan::make_room` may widen one (00:16.0 10h reads f712d004)",
         ),
         (
             &["--guest-payload", "--vfio", "0000:ff:1f.7=00:09.0"],

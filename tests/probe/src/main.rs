@@ -11,7 +11,9 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use pci_remap::mechanism::{ConfigAddress, Ecam, ExtendedRegisters, NarrowAddress, PortAccess};
-use pci_remap::plan::{ErrorReporting, InterruptPin, IoBars, MsixTable, Policy, Vacated, Vfs, Way};
+use pci_remap::plan::{
+    BaseAddresses, BusNumbers, ErrorReporting, InterruptPin, IoBars, MsixTable, Policy, Vacated, Vfs, Way,
+};
 use pci_remap::topology::{BarSizes, ConfigSpace, Function, RootWindow};
 use pci_remap::{
     Access, Bdf, Dword, Guest, Host, Lanes, Placement, Plan, PlanError, ReadDecision, Relocation, Remapper, Space,
@@ -157,6 +159,7 @@ pub extern "C" fn _start() -> ! {
             plan.findings().for_each(|finding| {
                 black_box((finding.grade(), finding));
             });
+            plan.make_room().for_each(|write| Hardware.write(write.to, write.value));
             acpi::all(&plan);
             let _ = black_box(plan.build_into(&mut remapper));
             let _ = black_box(plan.build::<16>());
@@ -178,6 +181,8 @@ fn plan(topology: &Topology<64>) -> Result<Plan<'_>, PlanError> {
             3 => plan.reserve(Guest(Span::any()))?,
             4 => plan.vacated(if bool::any() { Vacated::InertFirst } else { Vacated::Placeholder }),
             5 => plan.find_behind(Host(Bdf::any()), Way::any())?,
+            6 => plan.bus_numbers(if bool::any() { BusNumbers::Virtual } else { BusNumbers::Hardware }),
+            7 => plan.base_addresses(if bool::any() { BaseAddresses::Virtual } else { BaseAddresses::Hardware }),
             _ => plan.with(Relocation::any())?,
         };
     }
