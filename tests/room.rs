@@ -5,7 +5,7 @@ mod support;
 use pci_remap::plan::Cause;
 use pci_remap::sim::guest::Kind;
 use pci_remap::sim::guest::life::{Life, Step};
-use pci_remap::sim::machine::{Blueprint, Builder, Machine, Windows};
+use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, Machine, VfBar, Windows};
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::bar::BarKind;
 use pci_remap::spec::express::PortType;
@@ -196,6 +196,21 @@ fn no_room_is_made_that_a_slot_beside_would_get() {
         plan(&mut machine, &[(CARD, "08:00.2")]).make_room().count()
     };
     assert_eq!([false, true].map(slots), [1, 0]);
+}
+
+#[test]
+fn virtual_functions_beside_are_in_the_way() {
+    let with_address = |address| {
+        let bars = vec![(0, VfBar { kind: MEMORY, size: 0x1000, address })];
+        let sriov = ExtendedCapability::SrIov { total: 8, offset: 16, stride: 1, bars };
+        let adapter = Blueprint::endpoint(bdf("00:05.0"))
+            .capability(&Capability::Express(PortType::RootComplexIntegratedEndpoint));
+        let first = Blueprint::endpoint(bdf("01:00.0")).multi_function();
+        let machine = ports(&[("00:01.0", 1, megabytes(0xe00, 1))]).function(adapter.extended(&sriov)).endpoint(first);
+        make_room(&mut machine.build().unwrap(), BESIDE)
+    };
+    assert_eq!(with_address(0xe070_0000), ["00:01.0 20h <- e000dfc0"], "the last page is theirs");
+    assert_eq!(with_address(0xe080_0000), ["00:01.0 20h <- e070e000"]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::delta::Space;
 use crate::spec::bar::BarKind;
 use crate::spec::header::HeaderType;
 use crate::spec::type1;
-use crate::topology::{Bar, Function};
+use crate::topology::{Bar, Function, SrIov};
 
 /// A window of a bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +160,8 @@ impl<'p, 't> Room<'p, 't> {
         let (bus, space) = (bridge.bdf().0.bus(), kind.space());
         let beside = self.plan.host().bus(bus);
         let bars = beside.clone().flat_map(Function::bars).filter(|bar| bar.space() == space).filter_map(Bar::span);
+        let vf_bars = beside.clone().filter_map(Function::sriov).flat_map(SrIov::spans);
+        let bars = bars.chain(vf_bars.filter(|_| space == Space::Memory));
         let windows = beside.flat_map(|other| {
             let of_kind = [Kind::Io, Kind::Memory, Kind::Prefetchable].into_iter().filter(|of| of.space() == space);
             let others = of_kind.filter(|of| other.bdf() != bridge.bdf() || *of != kind);
