@@ -1,4 +1,5 @@
-//! Virtual Functions that follow a function that is moved: where hardware has them, and where the guest finds them.
+//! Virtual Functions that follow a function that is moved, or that stays while addresses are virtual: where hardware has
+//! them, and where the guest finds them. And those of functions that show no SR-IOV.
 
 use heapless::Vec;
 
