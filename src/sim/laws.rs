@@ -300,6 +300,10 @@ impl<'t> Session<'t> {
                     for (dword, mask) in self.fixed_windows(bridge) {
                         fix(bridge.bdf().0, dword, mask);
                     }
+                    let is_vacant = bridge.bridge().is_some_and(|buses| !self.is_found_behind(buses));
+                    for dword in bar_registers(bridge.header_type()).filter(|_| is_vacant) {
+                        fix(bridge.bdf().0, dword, !0);
+                    }
                     fix_link(bridge, &mut fix);
                     let reset = if self.resetting.contains(&bridge.bdf()) { type1::SECONDARY_BUS_RESET } else { 0 };
                     fix(bridge.bdf().0, type1::BRIDGE_CONTROL, 0xffff_0000 & !reset);
@@ -420,7 +424,8 @@ impl<'t> Session<'t> {
                 advanced_features::INITIATE_FUNCTION_LEVEL_RESET,
             ),
             Step::HostReset(index) => {
-                if let Some(host) = self.placed(index).map(|placed| placed.host()) {
+                let endpoint = self.placed(index).filter(|placed| placed.function.bridge().is_none());
+                if let Some(host) = endpoint.map(|placed| placed.host()) {
                     self.each(|vm| {
                         let machine = vm.machine_mut();
                         machine.original(host.0).into_iter().for_each(|id| machine.reset_function(id));

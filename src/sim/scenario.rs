@@ -85,6 +85,8 @@ pub struct PortSketch {
     pub keeps_registers: bool,
     /// The window firmware left closed, though there are BARs behind it: I/O, memory, prefetchable; with 3 to 7 none.
     pub closed: u8,
+    /// A BAR of its own.
+    pub bar: Option<BarSketch>,
 }
 
 /// The functions of one device, at most eight.
@@ -233,7 +235,7 @@ pub enum Step {
     PowerOfBridge(u8, bool),
     /// Orders a Function Level Reset of a moved function, by Device Control or by Advanced Features.
     Reset(u8, bool),
-    /// The host resets a moved function.
+    /// The host resets a function whose BARs are the guest's alone, if it is no bridge.
     HostReset(u8),
     /// Begins or ends a reset of everything behind a bridge.
     ResetBehind(u8, ResetBehind, bool),
@@ -485,7 +487,7 @@ impl Construction {
             }
             Slot::RootPort(port, sketch) => {
                 let bus = self.take_buses(1);
-                self.add_port(PortType::RootPort, *port, place, bus..=bus);
+                self.add_root_port(*port, place, bus..=bus);
                 if let Some(sketch) = sketch {
                     self.add_device(sketch, at(bus, 0), &mut Room::of_bus(bus), true);
                 }
@@ -495,12 +497,13 @@ impl Construction {
                 let first = self.take_buses(2 + count);
                 let inner = first + 1;
                 let last = inner + count;
-                self.add_port(PortType::RootPort, *root, place, first..=last);
+                self.add_root_port(*root, place, first..=last);
                 let upstream = PortSketch { has_services: false, ..*upstream };
-                self.add_port(PortType::UpstreamPort, upstream, at(first, 0), inner..=last);
+                self.add_port(PortType::UpstreamPort, upstream, at(first, 0), inner..=last, &mut Room::of_bus(first));
+                let mut inside = Room::of_bus(inner);
                 for ((port, sketch), number) in downstream.iter().zip(0..) {
                     let bus = inner + 1 + number;
-                    self.add_port(PortType::DownstreamPort, *port, at(inner, number), bus..=bus);
+                    self.add_port(PortType::DownstreamPort, *port, at(inner, number), bus..=bus, &mut inside);
                     if let Some(sketch) = sketch {
                         self.add_device(sketch, at(bus, 0), &mut Room::of_bus(bus), true);
                     }
@@ -510,15 +513,17 @@ impl Construction {
                 let bus = self.take_buses(1);
                 let bridge = Blueprint::bridge(place, bus..=bus, windows(&(bus..=bus), port.closed));
                 let powered = if port.has_services { bridge.capability(&Capability::PowerManagement) } else { bridge };
-                self.add(if port.keeps_registers { powered.no_soft_reset() } else { powered });
+                let placed = port.place(powered, &mut self.root);
+                self.add(if port.keeps_registers { placed.no_soft_reset() } else { placed });
                 self.add_conventional(sketches, bus);
             }
             Slot::ExpressBridge(root, bridge, sketches) => {
                 let first = self.take_buses(2);
                 let behind = first + 1;
-                self.add_port(PortType::RootPort, *root, place, first..=behind);
+                self.add_root_port(*root, place, first..=behind);
                 let bridge = PortSketch { has_services: false, ..*bridge };
-                self.add_port(PortType::PciExpressToPciBridge, bridge, at(first, 0), behind..=behind);
+                let mut between = Room::of_bus(first);
+                self.add_port(PortType::PciExpressToPciBridge, bridge, at(first, 0), behind..=behind, &mut between);
                 self.add_conventional(sketches, behind);
             }
             Slot::Collector => {
@@ -537,9 +542,15 @@ impl Construction {
         }
     }
 
-    fn add_port(&mut self, kind: PortType, sketch: PortSketch, at: Bdf, buses: RangeInclusive<u8>) {
+    fn add_root_port(&mut self, sketch: PortSketch, at: Bdf, buses: RangeInclusive<u8>) {
+        let mut room = self.root.clone();
+        self.add_port(PortType::RootPort, sketch, at, buses, &mut room);
+        self.root = room;
+    }
+
+    fn add_port(&mut self, kind: PortType, sketch: PortSketch, at: Bdf, buses: RangeInclusive<u8>, room: &mut Room) {
         let windows = windows(&buses, sketch.closed);
-        let port = Blueprint::port(at, kind, buses, windows);
+        let port = sketch.place(Blueprint::port(at, kind, buses, windows), room);
         let port = if sketch.has_services { port.with_services() } else { port };
         self.add(if sketch.keeps_registers { port.no_soft_reset() } else { port });
     }
@@ -562,6 +573,30 @@ impl Construction {
     }
 }
 
+impl PortSketch {
+    fn place(self, bridge: Blueprint, room: &mut Room) -> Blueprint {
+        let Some(bar) = self.bar else { return bridge };
+        let (kind, size, free) = bar.of(room);
+        bridge.bar(0, kind, size, Room::take(free, size))
+    }
+}
+
+impl BarSketch {
+    /// What it decodes, its size, and where there may be a place for it.
+    fn of(self, room: &mut Room) -> (BarKind, u64, &mut Range<u64>) {
+        match self {
+            Self::Io(exponent) => (BarKind::Io, 4_u64 << (exponent % 7), &mut room.io),
+            Self::Memory32(exponent, prefetchable) => {
+                (BarKind::Memory32 { prefetchable }, 16 << (exponent % 17), &mut room.memory)
+            }
+            Self::Memory64(exponent, prefetchable) => {
+                let free = if prefetchable { &mut room.prefetchable } else { &mut room.memory };
+                (BarKind::Memory64 { prefetchable }, 16 << (exponent % 17), free)
+            }
+        }
+    }
+}
+
 impl FunctionSketch {
     /// `next` is the number of the function after it, or 0.
     fn blueprint(&self, at: Bdf, next: u8, room: &mut Room, is_express: bool) -> Blueprint {
@@ -569,21 +604,12 @@ impl FunctionSketch {
         let on_root = at.bus() == 0;
         let mut index = 0;
         for bar in &self.bars {
-            let (kind, size, next) = match *bar {
-                BarSketch::Io(exponent) => (BarKind::Io, 4_u64 << (exponent % 7), &mut room.io),
-                BarSketch::Memory32(exponent, prefetchable) => {
-                    (BarKind::Memory32 { prefetchable }, 16 << (exponent % 17), &mut room.memory)
-                }
-                BarSketch::Memory64(exponent, prefetchable) => {
-                    let next = if prefetchable { &mut room.prefetchable } else { &mut room.memory };
-                    (BarKind::Memory64 { prefetchable }, 16 << (exponent % 17), next)
-                }
-            };
+            let (kind, size, free) = bar.of(room);
             let registers = if kind.is_64_bit() { 2 } else { 1 };
             if index + registers > 6 {
                 continue;
             }
-            let address = if self.is_unplaced { 0 } else { Room::take(next, size) };
+            let address = if self.is_unplaced { 0 } else { Room::take(free, size) };
             blueprint = blueprint.bar(index, kind, size, address);
             index += registers;
         }
