@@ -8,12 +8,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use arbitrary::{Arbitrary, Unstructured};
-use pci_remap::plan::{BaseAddresses, BusNumbers, Cause, Plan, Vacated};
+use pci_remap::plan::{BaseAddresses, BusNumbers, Cause, Plan, Vacated, Way};
 use pci_remap::sim::dump::Dump;
-use pci_remap::sim::scenario::{Move, Scenario, Step};
+use pci_remap::sim::scenario::{Move, Scenario, Step, Target};
 use pci_remap::sim::vm::FUNCTIONS;
 use pci_remap::sim::{acpi, laws, vm};
+use pci_remap::spec::capability::CapabilityId;
+use pci_remap::spec::express::PortType;
+use pci_remap::spec::power_management::NO_SOFT_RESET;
 use pci_remap::topology::{Function, Topology};
+use pci_remap::{Finding, Host};
 
 /// Whether a scenario, with the machine and the plan that come of it, shows something.
 type Shows = fn(&Case<'_>) -> bool;
@@ -34,6 +38,17 @@ impl Case<'_> {
         self.plan.relocations().len()
     }
 
+    /// The functions that are moved.
+    fn moved(&self) -> impl Iterator<Item = &Function> {
+        self.plan.relocations().iter().filter_map(|relocation| self.machine.view().function(relocation.host))
+    }
+
+    /// Whether a function is found on the bus it is wired to, at another address.
+    fn moves_on_its_bus(&self, function: &Function) -> bool {
+        let Host(host) = function.bdf();
+        self.plan.relocations().iter().any(|one| one.host.0 == host && one.guest.0.bus() == host.bus())
+    }
+
     /// Whether a function that is neither moved nor hidden is such a one.
     fn stays(&self, is_such: impl Fn(&Function) -> bool) -> bool {
         let leaves = |host| {
@@ -44,18 +59,73 @@ impl Case<'_> {
     }
 }
 
+/// Power Management Control/Status, as it was when the scan found it.
+fn power(function: &Function) -> Option<u32> {
+    let power = function.capabilities().iter().find(|entry| entry.id == CapabilityId::POWER_MANAGEMENT);
+    power.map(|power| power.control)
+}
+
+fn is_behind(function: &Function, bridge: &Function) -> bool {
+    bridge.bridge().is_some_and(|to| (to.secondary..=to.subordinate).contains(&function.bdf().0.bus()))
+}
+
+fn has_type(function: &Function, port_type: PortType) -> bool {
+    function.express().is_some_and(|express| express.port_type == port_type)
+}
+
 /// What the seeds of `laws` show.
-const SHOWS: [(&str, Shows); 12] = [
+const SHOWS: [(&str, Shows); 19] = [
     ("a-swap", |case| matches!(case.scenario.moves[..], [Move::Swap(..), ..]) && case.moves() >= 2),
     ("a-whole-device", |case| {
         let moves = case.plan.relocations();
         moves.len() > 2 && moves.iter().all(|one| one.host.0.same_device(moves[0].host.0))
+    }),
+    ("ari-chain", |case| {
+        let chains = |finding: Finding| matches!(finding.cause, Cause::FoundBy(Way::AriChain, ..));
+        case.plan.findings().any(chains) && case.does(|step| matches!(step, Step::Read(Target::Moved(_), ..)))
+    }),
+    ("bridges-that-sleep", |case| {
+        let bridges: Vec<_> = case.machine.functions().iter().filter(|function| function.bridge().is_some()).collect();
+        let powers = case.scenario.steps.iter().filter_map(|step| match step {
+            Step::PowerOfBridge(index, sleeps) => {
+                Some((bridges.get(usize::from(*index) % bridges.len().max(1))?, *sleeps))
+            }
+            _ => None,
+        });
+        let powers: Vec<_> = powers.collect();
+        powers.windows(2).any(|pair| {
+            let [(bridge, true), (other, false)] = pair else { return false };
+            let mut moved = case.moved().filter(|function| case.moves_on_its_bus(function));
+            bridge.bdf() == other.bdf() && power(bridge).is_some() && moved.any(|function| is_behind(function, bridge))
+        })
+    }),
+    ("enhanced-allocation", |case| {
+        let is_fixed = |function: &Function| function.enhanced_allocation().is_some_and(|fixed| fixed.enabled);
+        case.moves() > 1 && case.stays(is_fixed)
+    }),
+    ("event-collectors", |case| {
+        case.moved().any(|function| function.bdf().0.bus() == 0)
+            && case.stays(|function| has_type(function, PortType::RootComplexEventCollector))
     }),
     ("hidden-functions", |case| case.plan.hidden().len() == 2 && case.moves() > 0),
     ("inert-first-function", |case| {
         let mut moves = case.plan.relocations().iter();
         case.scenario.vacated == Vacated::InertFirst
             && moves.any(|one| one.host.0.function() == 0 && one.guest.0.bus() != one.host.0.bus())
+    }),
+    ("no-soft-reset", |case| {
+        let keeps = |function: &Function| power(function).is_some_and(|control| control & NO_SOFT_RESET != 0);
+        let states = case.scenario.steps.iter().filter_map(|step| match step {
+            Step::Power(_, state) => Some(state % 4),
+            _ => None,
+        });
+        let is_alone = case.moves() == 1 && case.scenario.base_addresses == BaseAddresses::Hardware;
+        is_alone && case.moved().all(keeps) && states.collect::<Vec<_>>().windows(2).any(|pair| pair == [3, 0])
+    }),
+    ("pci-express-to-pci-bridge", |case| {
+        let bridges = || case.machine.functions().iter().filter(|one| has_type(one, PortType::PciExpressToPciBridge));
+        case.moved()
+            .any(|function| case.moves_on_its_bus(function) && bridges().any(|bridge| is_behind(function, bridge)))
     }),
     ("placeholders", |case| case.scenario.vacated == Vacated::Placeholder && case.moves() > 1),
     ("refused-changes", |case| case.does(|step| matches!(step, Step::Refuse(every) if every % 8 >= 2))),
@@ -66,6 +136,11 @@ const SHOWS: [(&str, Shows); 12] = [
         let mut moves = case.plan.relocations().iter();
         case.does(|step| matches!(step, Step::ResetBehind(.., true)))
             && moves.any(|one| one.host.0.bus() != 0 && one.guest.0.bus() == one.host.0.bus())
+    }),
+    ("bars-of-bridges", |case| {
+        case.scenario.base_addresses == BaseAddresses::Virtual
+            && case.stays(|function| function.bridge().is_some() && function.bars().next().is_some())
+            && case.does(|step| matches!(step, Step::Place(..)))
     }),
     ("virtual-addresses", |case| {
         case.scenario.base_addresses == BaseAddresses::Virtual
