@@ -357,7 +357,7 @@ impl<const F: usize> Remapper<F> {
         }
     }
 
-    /// The same, once windows may meet in this reach.
+    /// Gives the windows of a function their places, and those of later ones, where windows may meet in this reach.
     #[cold]
     fn settle_meeting(&mut self, index: usize, reach: Reach) {
         self.serve(index);
@@ -426,21 +426,16 @@ impl Touched {
         self.is_decoding = command & u32::from((Command::IO_SPACE_ENABLE | Command::MEMORY_SPACE_ENABLE).bits()) != 0;
         let mut claims = Claims::new(self.due);
         claims.add_all(&mut self.windows, &self.rules, command);
-        self.take(claims)
+        self.due = claims.due;
+        self.reach.memory = claims.memory;
+        claims.meet
     }
 
-    /// The same for windows of memory whose registers are another function's.
-    fn claim_by(&mut self, rules: &Rules, command: u32) -> bool {
+    /// The same for windows of memory whose registers are another function's, which may always meet.
+    fn claim_by(&mut self, rules: &Rules, command: u32) {
         let mut claims = Claims::new(self.due);
         claims.add_all(&mut self.windows, rules, command);
-        self.take(claims)
-    }
-
-    #[inline]
-    fn take(&mut self, Claims { due, memory, meet }: Claims) -> bool {
-        self.due = due;
-        self.reach.memory = memory;
-        meet
+        self.reach.memory = claims.memory;
     }
 
     /// Where its ports are, once it is known where their windows shall be. Whether two of them may meet, or others; no

@@ -146,21 +146,16 @@ impl<const F: usize> Remapper<F> {
         windows.windows.iter_mut().for_each(|window| window.cover(enabled, followed.total));
         let is_there = function.power.is_awake() && !function.has_forgotten && followed.are_decoding(&function.rules);
         let command = if is_there { u32::from(Command::MEMORY_SPACE_ENABLE.bits()) } else { 0 };
-        let may_meet = windows.claim_by(&function.rules, command)
-            | self.areas.memory.move_to(windows.reach.memory, reach_before.memory)
-            | windows.reach.meets(&self.reserved);
-        let (reach, due) = (windows.reach.with(reach_before), windows.due);
+        windows.claim_by(&function.rules, command);
+        let _ = self.areas.memory.move_to(windows.reach.memory, reach_before.memory);
+        let reach = windows.reach.with(reach_before);
         let followed = *followed;
         for number in was.min(enabled)..was.max(enabled) {
             let entry = if number < enabled { Entry::Virtual(place) } else { Entry::Absent };
             // The bus is touched since the plan was built.
             let _ = self.index.set(followed.guest.map(|all| all.nth(number)), entry);
         }
-        if may_meet {
-            self.settle_meeting(followed.windows, reach);
-        } else {
-            self.pending.add(followed.windows, due);
-        }
+        self.settle_meeting(followed.windows, reach);
     }
 }
 
