@@ -4,7 +4,7 @@ mod support;
 
 use pci_remap::plan::{Cause, Vacated, Way};
 use pci_remap::sim::guest::{Kind, boot};
-use pci_remap::sim::machine::{Blueprint, Builder, Capability, FixedRange, Machine, Windows};
+use pci_remap::sim::machine::{Blueprint, Builder, Capability, ExtendedCapability, FixedRange, Machine, Windows};
 use pci_remap::sim::vm::Vm;
 use pci_remap::spec::bar::BarKind;
 use pci_remap::spec::express::PortType;
@@ -391,4 +391,23 @@ fn io_is_placed_only_where_linux_places_it() {
     };
     assert_eq!(hidden(&[0x3000, 0x3400, 0x3800]), (false, vec![true, true]));
     assert_eq!(hidden(&[0x3000, 0x3400, 0x3800, 0x3c00]), (true, vec![true]));
+}
+
+/// Linux and FreeBSD leave functions of a root bus where firmware placed them, and windows of bridges take whole MiB.
+#[test]
+fn addresses_on_a_root_bus_are_given_away_only_where_something_may_be_placed() {
+    let is_warned = |others: &[Blueprint]| {
+        let warnings =
+            findings(machine([card("00:05.0", 0xf000_0000)].iter().chain(others).cloned()), &[("00:05.0", "01:01.0")]);
+        warnings.contains(&ADDRESSES.to_owned())
+    };
+    let beside = card("00:06.0", 0xf000_1000);
+    assert!(!is_warned(core::slice::from_ref(&beside)), "no window fits between them");
+    assert!(is_warned(&[card("00:06.0", 0xf010_0000)]), "a window fits");
+    assert!(is_warned(&[beside.clone(), card("00:07.0", 0)]), "a BAR has no address");
+    assert!(is_warned(&[beside.clone(), card("00:07.0", 0x1000)]), "a BAR is where no host bridge leads");
+    let sriov = ExtendedCapability::SrIov { total: 8, offset: 16, stride: 1, bars: Vec::new() };
+    let physical =
+        card("00:07.0", 0xf100_0000).capability(&Capability::Express(PortType::RootComplexIntegratedEndpoint));
+    assert!(is_warned(&[beside, physical.extended(&sriov)]), "Virtual Functions may come");
 }

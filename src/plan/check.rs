@@ -5,11 +5,11 @@ use super::placement::{Place, Places, has_page_to_itself, is_reached};
 use super::virtual_functions::{MAX_FOLLOWED, VirtualFunctions};
 use super::{IoBars, Plan, Relocation};
 use crate::access::Dword;
-use crate::address::{Bdf, Guest, Host};
+use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
 use crate::spec::bar::BarKind;
 use crate::spec::capability::CapabilityId;
-use crate::spec::header::{self, Command};
+use crate::spec::header::{self, Command, HeaderType};
 use crate::spec::{sriov, type1};
 use crate::topology::{Bar, Function, SrIov};
 
@@ -148,7 +148,7 @@ fn found_by(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Opt
 fn is_a_bridge(_: &Plan<'_>, _: Relocation, function: &Function) -> Option<Finding> {
     let cause = if function.class().is_host_bridge() {
         Cause::IsHostBridge
-    } else if function.header_type() != header::HeaderType::Type0 {
+    } else if function.header_type() != HeaderType::Type0 {
         Cause::IsBridge
     } else {
         return None;
@@ -247,8 +247,10 @@ fn vital_product_data(function: &Function) -> Option<Evidence> {
 /// while the real BAR stays. Behind a port left empty nothing needs addresses.
 fn leaves_addresses(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
     let bus = relocation.host.0.bus();
-    let is_shared = plan.host().bridge_to(bus).is_none() || plan.is_inhabited(bus);
-    let bar = function.bars().find(|bar| bar.kind() != BarKind::Rom && is_reached(plan, relocation.host, bar))?;
+    let is_root_bus = plan.host().bridge_to(bus).is_none();
+    let is_shared = is_root_bus || plan.is_inhabited(bus);
+    let mut bars = function.bars().filter(|bar| bar.kind() != BarKind::Rom && is_reached(plan, relocation.host, bar));
+    let bar = bars.find(|bar| !is_root_bus || has_room_for_others(plan, bus, bar))?;
     let moves = relocation.guest.0 != relocation.host.0;
     (moves && is_shared && !plan.has_virtual_addresses() && !plan.is_inert(Guest(relocation.host.0)))
         .then(|| finding(function, Cause::LeavesAddresses(bus)).shown_by(function, bar.dword(function.header_type())))
@@ -256,6 +258,25 @@ fn leaves_addresses(plan: &Plan<'_>, relocation: Relocation, function: &Function
 
 /// Once bridges are removed and found again, Linux places all they forward anew, as firmware did not: the windows of a
 /// bridge the function is wired behind, where they are the guest's, and those beside it, where they are not.
+/// Whether a guest that keeps what firmware placed may have something to put where this BAR is on a root bus: what has no
+/// place there, or windows of bridges, which are of 1 MiB of memory and 4 KiB of I/O (7.5.1.3.6, 7.5.1.3.8).
+fn has_room_for_others(plan: &Plan<'_>, bus: u8, bar: &Bar) -> bool {
+    let Some(Host(span)) = bar.span() else { return false };
+    let (host, space) = (plan.host(), bar.space());
+    let last = if space == Space::Memory { 0xf_ffff } else { 0xfff };
+    let window = Span::from_bounds(span.start() & !last, span.last() | last);
+    let staying = || host.bus(bus).filter(|function| plan.stays(function.bdf()));
+    let others = || staying().flat_map(Function::bars).filter(|other| other.space() == space);
+    let fits_a_window =
+        !others().filter_map(Bar::span).any(|Host(other)| window.is_some_and(|own| own.overlaps(other)));
+    let is_placed = |Host(span): Host<Span>| {
+        let mut windows = host.root_windows(bus).filter(|window| window.space == space);
+        !host.knows_root_windows() || windows.any(|window| window.span.0.covers(span))
+    };
+    let is_open = |function: &Function| function.header_type() == HeaderType::CardBus || function.sriov().is_some();
+    fits_a_window || !others().all(|other| other.span().is_some_and(is_placed)) || staying().any(is_open)
+}
+
 fn placed_anew(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
     let host = plan.host();
     let bar = function.bars().find(|bar| bar.kind() != BarKind::Rom && is_reached(plan, relocation.host, bar))?;
