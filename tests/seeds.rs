@@ -74,7 +74,7 @@ fn has_type(function: &Function, port_type: PortType) -> bool {
 }
 
 /// What the seeds of `laws` show.
-const SHOWS: [(&str, Shows); 19] = [
+const SHOWS: [(&str, Shows); 20] = [
     ("a-swap", |case| matches!(case.scenario.moves[..], [Move::Swap(..), ..]) && case.moves() >= 2),
     ("a-whole-device", |case| {
         let moves = case.plan.relocations();
@@ -98,6 +98,11 @@ const SHOWS: [(&str, Shows); 19] = [
             let mut moved = case.moved().filter(|function| case.moves_on_its_bus(function));
             bridge.bdf() == other.bdf() && power(bridge).is_some() && moved.any(|function| is_behind(function, bridge))
         })
+    }),
+    ("broken-lists", |case| {
+        case.scenario.base_addresses == BaseAddresses::Virtual
+            && case.moves() > 0
+            && case.stays(|function| function.list_fault().is_some() && function.bars().next().is_some())
     }),
     ("enhanced-allocation", |case| {
         let is_fixed = |function: &Function| function.enhanced_allocation().is_some_and(|fixed| fixed.enabled);

@@ -1015,7 +1015,9 @@ fn read_back(session: &mut Session<'_>, access: Access, value: u32) {
 
 /// 8. Capability lists end, and every entry is one the hardware has.
 fn lists_end(session: &mut Session<'_>) {
-    let placed = session.placed.iter().map(|placed| (placed.guest, placed.host()));
+    // Of what stays, they are hardware's.
+    let is_sound = |placed: &&Placed<'_>| placed.relocation.is_some() || placed.function.list_fault().is_none();
+    let placed = session.placed.iter().filter(is_sound).map(|placed| (placed.guest, placed.host()));
     let bridges = session.topology.functions().iter().filter(|function| function.bridge().is_some());
     let all: BTreeSet<_> = placed.chain(bridges.map(|bridge| (bridge.bdf().0, bridge.bdf()))).collect();
     for (guest, host) in all {

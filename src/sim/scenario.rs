@@ -118,6 +118,9 @@ pub struct FunctionSketch {
     pub is_disabled: bool,
     /// Whether firmware gave it no addresses.
     pub is_unplaced: bool,
+    /// How a list of capabilities ends: the first loops or leads into the header, the extended one loops or leads below
+    /// 100h; with 4 to 15 they end as they should.
+    pub broken: u8,
 }
 
 /// An Expansion ROM: its size as a power of two from 2 KiB on, and whether firmware left it enabled.
@@ -157,6 +160,8 @@ pub enum CapabilitySketch {
     Ptm,
     ResizableBar,
     SrIov(SrIovSketch),
+    /// Of an ID nobody has defined.
+    Unknown,
     VendorSpecific,
     VitalProductData,
 }
@@ -639,6 +644,13 @@ impl FunctionSketch {
         if self.keeps_registers {
             blueprint = blueprint.no_soft_reset();
         }
+        blueprint = match self.broken % 16 {
+            0 => blueprint.broken_list(0x40),
+            1 => blueprint.broken_list(0x10),
+            2 => blueprint.broken_extended_list(0x100),
+            3 => blueprint.broken_extended_list(0x40),
+            _ => blueprint,
+        };
         if self.is_disabled || self.is_unplaced { blueprint.command(Command::empty()) } else { blueprint }
     }
 }
@@ -655,6 +667,7 @@ impl CapabilitySketch {
             Self::Msi => Some(Capability::Msi),
             Self::MsiX => Some(Capability::MsiX { vectors: 16, table: (0, 0x1800), pba: (0, 0x800) }),
             Self::PowerManagement => Some(Capability::PowerManagement),
+            Self::Unknown => Some(Capability::Unknown),
             Self::VendorSpecific => Some(Capability::VendorSpecific([0x1234_5678; 3].to_vec())),
             Self::VitalProductData => Some(Capability::VitalProductData),
             _ => None,

@@ -267,10 +267,28 @@ impl Blueprint {
             // Function Dependency Link: on no other.
             dwords[usize::from(sriov::NUM_VFS)] |= u32::from(self.bdf.function()) << 16;
         }
-        let last = capabilities::extended(&self.config).entries.last().map(|entry| entry.1);
+        let last = self.last_extended();
         let Some(start) = self.place(1, 1024, &dwords) else { return self };
         if let Some(last) = last {
             self.set(last, self.value(last) & 0xf_ffff | u32::from(start.offset()) << 20);
+        }
+        self
+    }
+
+    /// Makes the last entry of the capability list point to this offset, as no sound list does.
+    #[must_use]
+    pub fn broken_list(mut self, next: u8) -> Self {
+        if let Some(last) = self.last_capability() {
+            self.set(last, self.value(last) & 0xffff_00ff | u32::from(next) << 8);
+        }
+        self
+    }
+
+    /// The same of the list of extended capabilities.
+    #[must_use]
+    pub fn broken_extended_list(mut self, next: u16) -> Self {
+        if let Some(last) = self.last_extended() {
+            self.set(last, self.value(last) & 0xf_ffff | u32::from(next) << 20);
         }
         self
     }
@@ -310,6 +328,10 @@ impl Blueprint {
     /// The last entry of the capability list.
     fn last_capability(&self) -> Option<Dword> {
         capabilities::standard(&self.config).entries.last().map(|entry| entry.1)
+    }
+
+    fn last_extended(&self) -> Option<Dword> {
+        capabilities::extended(&self.config).entries.last().map(|entry| entry.1)
     }
 
     /// Writes a structure to the first free place of a list and tells where that is; `None` when it does not fit.

@@ -30,6 +30,8 @@ pub enum Capability {
     },
     /// Power Management, without No_Soft_Reset.
     PowerManagement,
+    /// An ID nobody has defined, and registers nobody knows.
+    Unknown,
     /// The body after the length byte.
     VendorSpecific(Vec<u32>),
     /// Vital Product Data.
@@ -131,6 +133,7 @@ pub(super) fn capability_dwords(capability: &Capability) -> Vec<u32> {
         }
         // Version 3, PME from D0, D3hot and D3cold.
         Capability::PowerManagement => vec![id(CapabilityId::POWER_MANAGEMENT) | 0xc803_0000, 0],
+        Capability::Unknown => vec![0x7e, 0x1234_5678, 0x9abc_def0],
         Capability::VendorSpecific(body) => {
             let body = &body[..body.len().min(16)];
             let length = u32::try_from(4 * body.len() + 4).unwrap_or(4);
