@@ -256,8 +256,6 @@ fn leaves_addresses(plan: &Plan<'_>, relocation: Relocation, function: &Function
         .then(|| finding(function, Cause::LeavesAddresses(bus)).shown_by(function, bar.dword(function.header_type())))
 }
 
-/// Once bridges are removed and found again, Linux places all they forward anew, as firmware did not: the windows of a
-/// bridge the function is wired behind, where they are the guest's, and those beside it, where they are not.
 /// Whether a guest that keeps what firmware placed may have something to put where this BAR is on a root bus: what has no
 /// place there, or windows of bridges, which are of 1 MiB of memory and 4 KiB of I/O (7.5.1.3.6, 7.5.1.3.8).
 fn has_room_for_others(plan: &Plan<'_>, bus: u8, bar: &Bar) -> bool {
@@ -277,6 +275,8 @@ fn has_room_for_others(plan: &Plan<'_>, bus: u8, bar: &Bar) -> bool {
     fits_a_window || !others().all(|other| other.span().is_some_and(is_placed)) || staying().any(is_open)
 }
 
+/// Once bridges are removed and found again, Linux places all they forward anew, as firmware did not: the windows of a
+/// bridge the function is wired behind, where they are the guest's, and those beside it, where they are not.
 fn placed_anew(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
     let host = plan.host();
     let bar = function.bars().find(|bar| bar.kind() != BarKind::Rom && is_reached(plan, relocation.host, bar))?;
