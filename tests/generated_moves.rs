@@ -15,7 +15,7 @@ use pci_remap::plan::{Cause, Vacated};
 use pci_remap::sim::vm::{FUNCTIONS, Vm, topology};
 use pci_remap::spec::bar::BarKind;
 use pci_remap::spec::header;
-use pci_remap::{Access, Bdf, Dword, Grade, Guest, Host, Plan, Space, Span, Topology};
+use pci_remap::{Access, Bdf, Dword, Guest, Host, Plan, Space, Span, Topology};
 
 use collection::moves::{self, Kind, Move};
 use collection::{Folder, bundled, collected, lspci};
@@ -170,14 +170,8 @@ impl Subject {
 
     /// The same machine once there is room for a move that is refused without.
     fn with_room(&self, one: &Move) -> Option<Self> {
-        let errors = |plan: &Plan<'_>| plan.findings().filter(|finding| finding.grade() == Grade::Error).count();
-        let plan = moves::plan(&self.topology, one);
-        let mut machine = self.machine.clone();
-        plan.make_room().for_each(|write| machine.config_write(write.to.0, write.value));
-        let topology = (errors(&plan) > 0).then(|| topology(&mut machine).unwrap())?;
-        let is_accepted = errors(&moves::plan(&topology, one)) == 0;
-        let (bare, before) = (self.bare.clone(), self.before.clone());
-        is_accepted.then_some(Self { machine, topology, bare, before })
+        let (machine, topology) = moves::with_room(&self.machine, &self.topology, one)?;
+        Some(Self { machine, topology, bare: self.bare.clone(), before: self.before.clone() })
     }
 
     /// Boots a guest behind the move and returns what is wrong then.

@@ -6,8 +6,9 @@ mod support;
 
 use core::fmt::{self, Write as _};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Mutex;
-use std::thread;
+use std::{env, thread};
 
 use collection::moves::{self, Kind as MoveKind, Move};
 use collection::{Folder, bundled, collected};
@@ -23,7 +24,8 @@ use pci_remap::spec::type1;
 use pci_remap::{Bdf, Dword, Guest, Host, Plan, Topology};
 use support::{MEMORY, MEMORY_64, bdf, guest, host, moved, nic, talk, windows};
 
-/// Moves of each kind that are tried on a machine, by both kernels.
+/// Moves of each kind that are tried on a machine, by both kernels, and half as many once there is room for them. With
+/// `PCI_REMAP_LIVES` it is so many.
 const TRIED: usize = 4;
 const KERNELS: [Kind; 2] = [Kind::Linux61, Kind::Linux615];
 
@@ -195,15 +197,17 @@ fn live_on(folder: &Folder) -> (String, Vec<String>, Tally) {
         let name = format!("{} {:04x}", folder.name(), loaded.segment);
         let mut machine = loaded.machine;
         let topology = topology(&mut machine).unwrap();
+        let bare = Rc::new((machine, topology));
         for kind in MoveKind::ALL {
             let mut tally = Tally::default();
-            for (one, kernel) in lives(&topology, kind) {
-                let plan = moves::plan(&topology, &one);
+            for Trial { one, kernel, ground } in trials(&bare, kind) {
+                let (machine, topology) = &*ground;
+                let plan = moves::plan(topology, &one);
                 let is_warned = plan.findings().any(|finding| is_warning(&finding.cause));
                 let mut fail = |what: String| failures.push(format!("{name} {kernel} {one:?}: {what}"));
                 let mut vm = Vm::start(machine.clone(), &plan).unwrap();
                 let report = live(kernel, &mut vm, &watched(&one));
-                let left = left_ports(&topology, &report, &one);
+                let left = left_ports(topology, &report, &one);
                 tally.lives += 1;
                 tally.left_ports += left.len();
                 tally.writes_to_left_ports += left.iter().map(|port| writes_to(&vm, *port)).sum::<usize>();
@@ -215,7 +219,7 @@ fn live_on(folder: &Folder) -> (String, Vec<String>, Tally) {
                         tally.whole += 1;
                         tally.warned_in_vain += usize::from(is_warned);
                     }
-                    Some((step, _)) if fails_without_a_move(&machine, kernel, &one, step) => {
+                    Some((step, _)) if fails_without_a_move(&bare.0, kernel, &one, step) => {
                         *tally.bare.entry(step).or_default() += 1;
                     }
                     Some((step, first)) => {
@@ -259,11 +263,30 @@ fn is_warning(cause: &Cause) -> bool {
     matches!(cause, Cause::LeavesAddresses(_) | Cause::PlacedAnew(_))
 }
 
+/// A machine, and what it has.
+type Ground = Rc<(Machine, Box<Topology<FUNCTIONS>>)>;
+
+/// A move to live with.
+struct Trial {
+    one: Move,
+    kernel: Kind,
+    /// With room, where there is none as it is.
+    ground: Ground,
+}
+
 /// Moves of a kind, each with both kernels.
-fn lives(topology: &Topology<FUNCTIONS>, kind: MoveKind) -> Vec<(Move, Kind)> {
-    let (accepted, _) = moves::accepted(topology, moves::candidates(topology, kind));
-    let tried = moves::spread(accepted, TRIED);
-    tried.into_iter().flat_map(|one| KERNELS.map(|kernel| (one.clone(), kernel))).collect()
+fn trials(bare: &Ground, kind: MoveKind) -> Vec<Trial> {
+    let most = env::var("PCI_REMAP_LIVES").map_or(TRIED, |number| number.parse().expect("PCI_REMAP_LIVES is a number"));
+    let (machine, topology) = &**bare;
+    let candidates = moves::candidates(topology, kind);
+    let with_room = |one: &Move| Some((one.clone(), Rc::new(moves::with_room(machine, topology, one)?)));
+    let with_room = moves::spread(candidates.iter().filter_map(with_room).collect(), most.div_ceil(2));
+    let (accepted, _) = moves::accepted(topology, candidates);
+    let as_it_is = moves::spread(accepted, most).into_iter().map(|one| (one, Rc::clone(bare)));
+    let by_each = |(one, ground): (Move, Ground)| {
+        KERNELS.map(|kernel| Trial { one: one.clone(), kernel, ground: Rc::clone(&ground) })
+    };
+    as_it_is.chain(with_room).flat_map(by_each).collect()
 }
 
 fn watched(one: &Move) -> Vec<Bdf> {

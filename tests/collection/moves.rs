@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use pci_remap::plan::{Cause, Vacated, Way};
-use pci_remap::sim::vm::FUNCTIONS;
+use pci_remap::sim::machine::Machine;
+use pci_remap::sim::vm::{self, FUNCTIONS};
 use pci_remap::spec::header::HeaderType;
 use pci_remap::topology::Function;
 use pci_remap::{Bdf, Grade, Guest, Host, Plan, Topology};
@@ -103,6 +104,23 @@ pub(crate) fn accepted(topology: &Topology<FUNCTIONS>, all: Vec<Move>) -> (Vec<M
         }
     }
     (accepted, refused)
+}
+
+/// The machine once the host made room for a move that is refused without, and is not then.
+pub(crate) fn with_room(
+    machine: &Machine,
+    topology: &Topology<FUNCTIONS>,
+    one: &Move,
+) -> Option<(Machine, Box<Topology<FUNCTIONS>>)> {
+    let is_refused = |plan: &Plan<'_>| plan.findings().any(|finding| finding.grade() == Grade::Error);
+    let refused = Some(plan(topology, one)).filter(is_refused)?;
+    let mut machine = machine.clone();
+    for write in refused.make_room() {
+        machine.config_write(write.to.0, write.value);
+    }
+    let topology = vm::topology(&mut machine).unwrap();
+    let is_accepted = !is_refused(&plan(&topology, one));
+    is_accepted.then_some((machine, topology))
 }
 
 /// The name of the variant.
