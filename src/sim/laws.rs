@@ -1,6 +1,6 @@
 //! The eleven laws that hold whatever a guest does, written once. Property tests and fuzzing run them by [`obey`].
 //!
-//! Each law is a function of its name. It looks at the [`Vm`] from outside, through the guest's accesses and the
+//! Each law is a function of its name. It looks at the [`Vm`](super::vm::Vm) from outside, through the guest's accesses and the
 //! hardware's registers, and never asks the remapper what it thinks.
 
 mod virtual_functions;
