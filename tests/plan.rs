@@ -92,6 +92,21 @@ fn vital_product_data_that_a_guest_may_mix_up_are_named() {
     assert_eq!(of_data(&[("02:00.0", "01:00.0"), ("02:00.1", "01:00.1")], alike), [""; 0], "they stay together");
 }
 
+/// Linux gives the ROM of the function beside its new place room first, as that is larger.
+#[test]
+fn a_rom_without_an_address_takes_room_from_what_is_smaller() {
+    let errors_beside = |rom: u64| {
+        let port =
+            Blueprint::port(bdf("00:02.0"), PortType::RootPort, 3..=3, Windows::memory(span(0xe200_0000, 0x10_0000)));
+        let first = Blueprint::endpoint(bdf("03:00.0")).multi_function().bar(0, MEMORY, 0x8_0000, 0xe200_0000);
+        let first = first.rom(rom, 0xfff8_0000).capability(&Capability::Express(PortType::Endpoint));
+        errors(machine([card("02:00.0", 0xe100_0000), port, first]), &[("02:00.0", "03:00.1")])
+    };
+    assert_eq!(errors_beside(0x4_0000), [""; 0]);
+    let no_room = "error: 02:00.0: BAR 0 needs 0x1000 bytes, and no window that leads to 03:00.1 has room; `Plan::make_room` may widen one (02:00.0 10h reads e1000000)";
+    assert_eq!(errors_beside(0x8_0000), [no_room]);
+}
+
 #[test]
 fn a_bus_nothing_leads_to_is_refused() {
     let machine = Builder::new()

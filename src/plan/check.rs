@@ -43,8 +43,8 @@ const PER_MOVE: usize = MOVE_CHECKS.len() + BARS;
 const SIBLINGS: usize = 7;
 
 /// Runs every check on every move, and the one on siblings on every function that leaves its place.
-#[expect(clippy::large_types_passed_by_value, reason = "the iterator keeps it")]
 pub(super) fn findings(plan: &Plan<'_>, places: Places) -> impl Iterator<Item = Finding> {
+    let followed = plan.virtual_functions(&places);
     let moves = plan.relocations().len();
     let checks = (0..moves.saturating_mul(PER_MOVE)).filter_map(move |nth| {
         let (index, check) = (nth.checked_div(PER_MOVE)?, nth.checked_rem(PER_MOVE)?);
@@ -60,7 +60,6 @@ pub(super) fn findings(plan: &Plan<'_>, places: Places) -> impl Iterator<Item = 
     let left_behind = leaving.flat_map(move |host| {
         (1..=SIBLINGS).filter_map(move |number| sibling_left_behind(plan, host, u8::try_from(number).ok()?))
     });
-    let followed = plan.virtual_functions(&places);
     let shown: [Option<Host<Bdf>>; MAX_FOLLOWED] =
         core::array::from_fn(|nth| followed.get(nth)?.as_ref().ok().map(|found| found.physical));
     let followed = (0..MAX_FOLLOWED).filter_map(move |nth| followed.get(nth).copied()).map(|found| match found {

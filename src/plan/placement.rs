@@ -3,6 +3,8 @@
 //! The order and the rules are Linux's (`__pci_assign_resource`), so that what fits here fits there: largest first,
 //! lowest place first, prefetchable BARs in the prefetchable window or else in the other, all others in the other only.
 
+use heapless::Vec;
+
 use super::{IoBars, MAX_MOVES, Plan, Relocation};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
@@ -24,19 +26,34 @@ pub(crate) enum Place {
     NoRoom,
 }
 
+/// Most BARs of functions that stay which the guest places beside what moved.
+const MAX_OTHERS: usize = 32;
+
 /// The places of all BARs of all moved functions.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Places {
     places: [[Place; 7]; MAX_MOVES],
+    /// Places, on their bus, of BARs of functions that stay for which firmware had none.
+    others: Vec<(u8, Space, Span), MAX_OTHERS>,
 }
 
 impl Places {
     /// Places everything, largest first.
     pub(crate) fn find(plan: &Plan<'_>) -> Self {
-        let mut places = Self { places: [[Place::None; 7]; MAX_MOVES] };
-        for (index, relocation, bar) in Self::largest_first(plan) {
-            let place = places.place(plan, relocation, bar);
-            places.set(index, bar.number(), place);
+        let mut places = Self { places: [[Place::None; 7]; MAX_MOVES], others: Vec::new() };
+        let mut others: Vec<_, MAX_OTHERS> = Vec::new();
+        for other in without_address(plan) {
+            // What is beyond so many the guest may put anywhere.
+            let _ = others.push(other);
+        }
+        for size in sizes() {
+            for (bus, bar) in others.iter().filter(|(_, bar)| bar.size() == size) {
+                places.place_other(plan, *bus, bar);
+            }
+            for (index, relocation, bar) in of_size(plan, size) {
+                let place = places.place(plan, relocation, bar);
+                places.set(index, bar.number(), place);
+            }
         }
         places.hide_optional_io(plan);
         places
@@ -44,14 +61,19 @@ impl Places {
 
     /// All BARs that are shown, with the number of the move.
     pub(super) fn largest_first<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = (usize, Relocation, &'p Bar)> {
-        (0..63).rev().map(|bit| 1_u64 << bit).flat_map(move |size| {
-            let moves = plan.relocations().iter().copied().enumerate();
-            moves.flat_map(move |(index, relocation)| {
-                let bars = plan.host().function(relocation.host).into_iter().flat_map(Function::bars);
-                let bars = bars.filter(move |bar| shown_size(bar) == size && is_shown(plan, relocation, bar));
-                bars.map(move |bar| (index, relocation, bar))
-            })
-        })
+        sizes().flat_map(move |size| of_size(plan, size))
+    }
+
+    /// Linux gives what has no address room together with what moved, Expansion ROMs too.
+    fn place_other(&mut self, plan: &Plan<'_>, bus: u8, bar: &Bar) {
+        let size = bar.size();
+        let found = find_fit(plan, bus, bar.kind(), size, size, |span| self.obstacle(plan, bus, bar.space(), span));
+        if let Place::At(at) = found
+            && let Some(span) = Span::new(at, size)
+        {
+            // There is room for all.
+            let _ = self.others.push((bus, bar.space(), span));
+        }
     }
 
     pub(super) fn set(&mut self, index: usize, bar: usize, place: Place) {
@@ -112,14 +134,47 @@ impl Places {
     /// What was placed on the bus so far.
     pub(super) fn placed(&self, plan: &Plan<'_>, bus: u8) -> impl Iterator<Item = (Space, Span)> {
         let moves = plan.relocations().iter().zip(&self.places);
-        moves.filter(move |(relocation, _)| relocation.guest.0.bus() == bus).flat_map(move |(relocation, places)| {
+        let here = moves.filter(move |(relocation, _)| relocation.guest.0.bus() == bus);
+        let placed = here.flat_map(move |(relocation, places)| {
             let bars = plan.host().function(relocation.host).into_iter().flat_map(Function::bars);
             bars.filter_map(move |bar| match places.get(bar.number()) {
                 Some(Place::At(at)) => Some((bar.space(), Span::new(*at, shown_size(bar))?)),
                 _ => None,
             })
-        })
+        });
+        let others = self.others.iter().filter(move |(on, ..)| *on == bus).map(|(_, space, span)| (*space, *span));
+        placed.chain(others)
     }
+}
+
+/// All sizes of BARs, the largest first.
+fn sizes() -> impl Iterator<Item = u64> {
+    (0..63).rev().map(|bit| 1 << bit)
+}
+
+/// The BARs of this size that are shown, with the number of the move.
+fn of_size<'p>(plan: &'p Plan<'_>, size: u64) -> impl Iterator<Item = (usize, Relocation, &'p Bar)> {
+    plan.relocations().iter().copied().enumerate().flat_map(move |(index, relocation)| {
+        let bars = plan.host().function(relocation.host).into_iter().flat_map(Function::bars);
+        let bars = bars.filter(move |bar| shown_size(bar) == size && is_shown(plan, relocation, bar));
+        bars.map(move |bar| (index, relocation, bar))
+    })
+}
+
+/// BARs of functions that stay on a bus something moves to, without an address the guest could keep.
+fn without_address<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = (u8, &'p Bar)> {
+    let buses = plan.relocations().iter().map(|relocation| relocation.guest.0.bus()).enumerate();
+    let earlier = |nth| plan.relocations().iter().take(nth).map(|relocation| relocation.guest.0.bus());
+    let buses = buses.filter(move |(nth, bus)| earlier(*nth).all(|other| other != *bus)).map(|(_, bus)| bus);
+    buses.flat_map(move |bus| {
+        let staying = plan.host().bus(bus).filter(|function| plan.stays(function.bdf()));
+        let is_without = move |bar: &&Bar| {
+            let mut windows = windows(plan, bus, bar.kind()).peekable();
+            let is_kept = |Host(span)| windows.peek().is_none() || windows.any(|window| window.covers(span));
+            !bar.span().is_some_and(is_kept)
+        };
+        staying.flat_map(Function::bars).filter(is_without).map(move |bar| (bus, bar))
+    })
 }
 
 /// The size the guest finds: memory BARs are at least a page, so that no two share one.
