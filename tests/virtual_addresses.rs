@@ -98,6 +98,18 @@ fn the_decode_enables_of_what_stays_are_the_guests_in_hardware_too() {
 }
 
 #[test]
+fn ports_of_what_stays_follow_io_space_enable() {
+    let card = Blueprint::endpoint(bdf("00:05.0")).bar(0, BarKind::Io, 0x20, 0x4000);
+    let mut vm = start(machine([nic("02:00.0"), card]));
+    let is_there = |vm: &mut Vm| vm.port_read(0x4000, Width::Dword) == signature(0, bdf("00:05.0"), 0, 0);
+    assert!(is_there(&mut vm));
+    vm.write_word("00:05.0", COMMAND, 0);
+    assert_eq!((is_there(&mut vm), read(&mut vm.machine().clone(), "00:05.0", COMMAND) & 1), (false, 0));
+    vm.write_word("00:05.0", COMMAND, 1);
+    assert_eq!((is_there(&mut vm), read(&mut vm.machine().clone(), "00:05.0", COMMAND) & 1), (true, 1));
+}
+
+#[test]
 fn windows_of_bridges_stay_in_hardware_and_so_do_their_own_bars() {
     let mut vm = start(with(card()));
     vm.write(PORT, MEMORY_WINDOW, 0xe330_e330);
