@@ -430,16 +430,21 @@ fn end_no_containment_asleep(vm: &mut Vm) {
     assert_eq!(vm.write(MOVED_ON_BUS, BAR0, 0xe120_0000), []);
 }
 
+/// The guest wakes the function, which forgets, and places it anew.
+fn wakes_and_works(vm: &mut Vm) {
+    vm.write_word(MOVED_ON_BUS, POWER + 4, 0);
+    wait(vm);
+    place(vm);
+    assert_eq!(replayed(vm)[0], "04:00.1 10h <- e1000000");
+    assert!(reads_its_memory(vm));
+}
+
 #[test]
 fn what_slept_through_the_end_of_no_containment_is_reset_when_it_wakes() {
     let mut vm = moved_on_its_bus(&[]);
     end_no_containment_asleep(&mut vm);
     assert_eq!(replayed(&vm), [""; 0], "it would forget that on the way to D0");
-    vm.write_word(MOVED_ON_BUS, POWER + 4, 0);
-    wait(&mut vm);
-    place(&mut vm);
-    assert_eq!(replayed(&vm)[0], "04:00.1 10h <- e1000000");
-    assert!(reads_its_memory(&mut vm));
+    wakes_and_works(&mut vm);
 }
 
 #[test]
@@ -470,11 +475,7 @@ fn a_way_back_from_d3hot_that_is_lost_may_be_tried_again() {
     assert_eq!(vm.read(MOVED_ON_BUS, POWER + 4) & 3, 3);
     place(&mut vm);
     assert_eq!((replayed(&vm).len(), vm.second_stage().mappings().len()), (0, 0));
-    vm.write_word(MOVED_ON_BUS, POWER + 4, 0);
-    wait(&mut vm);
-    place(&mut vm);
-    assert_eq!(replayed(&vm)[0], "04:00.1 10h <- e1000000");
-    assert!(reads_its_memory(&mut vm));
+    wakes_and_works(&mut vm);
 }
 
 #[test]

@@ -115,15 +115,9 @@ fn no_way_to_the_bus(plan: &Plan<'_>, relocation: Relocation, function: &Functio
 }
 
 fn bridge_is_gone(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
-    let mut bus = relocation.guest.0.bus();
-    // A bridge is on a lower bus than what is behind it, so the way up ends.
-    while let Some(bridge) = plan.host().bridge_to(bus).filter(|bridge| bridge.bdf().0.bus() < bus) {
-        if !plan.stays(bridge.bdf()) {
-            return Some(finding(function, Cause::BridgeIsGone(relocation.guest, bridge.bdf())));
-        }
-        bus = bridge.bdf().0.bus();
-    }
-    None
+    let mut way = plan.host().way_up(relocation.guest.0.bus());
+    let gone = way.find(|bridge| !plan.stays(bridge.bdf()))?;
+    Some(finding(function, Cause::BridgeIsGone(relocation.guest, gone.bdf())))
 }
 
 fn no_first_function(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
@@ -236,10 +230,8 @@ fn vital_product_data_of_first(plan: &Plan<'_>, relocation: Relocation, function
 }
 
 fn vital_product_data(function: &Function) -> Option<Evidence> {
-    let list = function.capabilities().iter();
-    list.filter(|entry| entry.id == CapabilityId::VPD)
-        .map(|entry| Evidence { function: function.bdf(), dword: entry.dword, value: entry.first })
-        .next()
+    let entry = function.capabilities().iter().find(|entry| entry.id == CapabilityId::VPD)?;
+    Some(Evidence { function: function.bdf(), dword: entry.dword, value: entry.first })
 }
 
 /// On a root bus, and behind a port something is still found behind, a guest may give what a function left to another,
@@ -277,20 +269,13 @@ fn has_room_for_others(plan: &Plan<'_>, bus: u8, bar: &Bar) -> bool {
 /// Once bridges are removed and found again, Linux places all they forward anew, as firmware did not: the windows of a
 /// bridge the function is wired behind, where they are the guest's, and those beside it, where they are not.
 fn placed_anew(plan: &Plan<'_>, relocation: Relocation, function: &Function) -> Option<Finding> {
-    let host = plan.host();
     let bar = function.bars().find(|bar| bar.kind() != BarKind::Rom && is_reached(plan, relocation.host, bar))?;
     if plan.has_virtual_addresses() || leaves_addresses(plan, relocation, function).is_some() {
         return None;
     }
-    let mut bus = relocation.host.0.bus();
-    // A bridge is on a lower bus than what is behind it, so the way up ends.
-    while let Some(above) = host.bridge_to(bus).filter(|above| above.bdf().0.bus() < bus) {
-        bus = above.bdf().0.bus();
-        if plan.passes_windows(above) || plan.may_place_beside(above) {
-            return Some(finding(function, Cause::PlacedAnew(above.bdf())).shown_by(above, window_of(above, bar)));
-        }
-    }
-    None
+    let mut way = plan.host().way_up(relocation.host.0.bus());
+    let above = way.find(|above| plan.passes_windows(above) || plan.may_place_beside(above))?;
+    Some(finding(function, Cause::PlacedAnew(above.bdf())).shown_by(above, window_of(above, bar)))
 }
 
 /// The register of the window that forwards a BAR.

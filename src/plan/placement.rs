@@ -9,7 +9,7 @@ use super::{IoBars, MAX_MOVES, Plan, Relocation};
 use crate::address::{Bdf, Guest, Host, Span};
 use crate::delta::Space;
 use crate::spec::bar::BarKind;
-use crate::topology::{Bar, Function, SrIov};
+use crate::topology::{Bar, Bridge, Function, SrIov};
 
 /// What became of one BAR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,13 +121,10 @@ impl Places {
         let bars = bars.filter(|bar| bar.space() == space).filter_map(Bar::span);
         let vf_bars = staying.clone().filter_map(Function::sriov).flat_map(SrIov::spans);
         let vf_bars = vf_bars.filter(|_| space == Space::Memory);
-        let behind = staying.filter_map(Function::bridge).flat_map(|bridge| match space {
-            Space::Io => [bridge.io, None],
-            Space::Memory => [bridge.memory, bridge.prefetchable.map(|window| window.span)],
-        });
+        let behind = staying.filter_map(Function::bridge).flat_map(|bridge| bridge.windows(space));
         let reserved = plan.reserved().iter().filter(|_| space == Space::Memory).map(|reserved| reserved.0);
         let placed = self.placed(plan, bus).filter(|(kind, _)| *kind == space).map(|(_, span)| span);
-        let host_spans = bars.chain(vf_bars).chain(behind.flatten()).map(|Host(span)| span);
+        let host_spans = bars.chain(vf_bars).chain(behind).map(|Host(span)| span);
         host_spans.chain(reserved).chain(placed).find(|other| other.overlaps(span))
     }
 
@@ -190,23 +187,9 @@ fn is_shown(plan: &Plan<'_>, relocation: Relocation, bar: &Bar) -> bool {
 /// windows, also switched off ones; what answers at such an address is something else, RAM perhaps.
 pub(crate) fn is_reached(plan: &Plan<'_>, function: Host<Bdf>, bar: &Bar) -> bool {
     let Some(Host(span)) = bar.span() else { return false };
-    let host = plan.host();
-    let mut bus = function.0.bus();
-    // A bridge is on a lower bus than what is behind it, so the way up ends.
-    while let Some(above) = host.bridge_to(bus).filter(|bridge| bridge.bdf().0.bus() < bus) {
-        let forwards = above.bridge().is_none_or(|bridge| {
-            let windows = match bar.space() {
-                Space::Io => [bridge.io, None],
-                Space::Memory => [bridge.memory, bridge.prefetchable.map(|window| window.span)],
-            };
-            windows.into_iter().flatten().any(|Host(window)| window.covers(span))
-        });
-        if !forwards && !above.decodes_subtractively() {
-            return false;
-        }
-        bus = above.bdf().0.bus();
-    }
-    true
+    let forwards = |bridge: Bridge| bridge.windows(bar.space()).any(|Host(window)| window.covers(span));
+    let mut way = plan.host().way_up(function.0.bus());
+    way.all(|above| above.bridge().is_none_or(forwards) || above.decodes_subtractively())
 }
 
 /// A place on a bus for `size` bytes of a kind.

@@ -76,8 +76,8 @@ impl<'t> Plan<'t> {
     /// (`pci_configure_mps`).
     pub(crate) fn settled_payload(&self, function: &Function) -> Option<u32> {
         let (own, supported) = (left_payload(function)?, supported_payload(function)?);
-        // The way up ends, as a bridge is on a lower bus than what is behind it.
-        if let Some(above) = self.above(function).and_then(|port| self.settled_payload(port)) {
+        let above = self.host().way_up(function.bdf().0.bus()).next();
+        if let Some(above) = above.and_then(|port| self.settled_payload(port)) {
             return Some(if above <= supported { above } else { own });
         }
         let root = function.bridge().filter(|_| is_root_port(function));
@@ -90,15 +90,9 @@ impl<'t> Plan<'t> {
     fn makes_payload(&self, function: &Function) -> bool {
         let bdf = function.bdf();
         let leaves = self.relocation_of(bdf).is_some_and(|relocation| relocation.guest.0.bus() != bdf.0.bus());
-        let mut ports = core::iter::successors(self.above(function), |port| self.above(port));
+        let mut ports = self.host().way_up(bdf.0.bus());
         let is_kept = function.bridge().is_some_and(|bridge| self.lost(bridge));
         !leaves && !is_kept && ports.all(|port| self.way(port) != Some(Way::ConventionalBridge))
-    }
-
-    /// The bridge a function is wired behind.
-    fn above(&self, function: &Function) -> Option<&'t Function> {
-        let bus = function.bdf().0.bus();
-        self.host().bridge_to(bus).filter(|bridge| bridge.bdf().0.bus() < bus)
     }
 
     /// The bridge a reset of the bus behind a port with an empty link is to be made by: what is found there is all that is

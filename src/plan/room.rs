@@ -183,9 +183,7 @@ impl<'p, 't> Room<'p, 't> {
     }
 
     fn bridge_to(&self, bus: u8) -> Option<&'t Function> {
-        let bridge = self.plan.host().bridge_to(bus)?;
-        // A bridge is on a lower bus than what is behind it, so the way up ends.
-        (bridge.header_type() == HeaderType::Type1 && bridge.bdf().0.bus() < bus).then_some(bridge)
+        self.plan.host().way_up(bus).next().filter(|bridge| bridge.header_type() == HeaderType::Type1)
     }
 
     /// A window as it is to be.

@@ -292,15 +292,14 @@ impl Search<'_, '_> {
         let size = bar.size().saturating_mul(found.count.into());
         let bus = self.relocation.host.0.bus();
         let own_bus = || self.plan.host().bus(bus);
-        let firmware = self.sriov.span(&bar).map(|Host(span)| span);
+        let firmware = bar.span_of_all(found.count).map(|Host(span)| span);
         let is_led_to = |span: &Span| windows(self.plan, bus, bar.kind()).any(|window| window.covers(*span));
         let decoder = |span: Span| {
             let own = own_bus();
             let bars = own.clone().flat_map(Function::bars).filter(|bar| bar.space() == Space::Memory);
-            let behind = own.filter_map(Function::bridge);
-            let behind = behind.flat_map(|bridge| [bridge.memory, bridge.prefetchable.map(|window| window.span)]);
+            let behind = own.filter_map(Function::bridge).flat_map(|bridge| bridge.windows(Space::Memory));
             let apertures = self.others().chain([found]).flat_map(|other| other.bars.iter().flatten());
-            let decoded = bars.filter_map(Bar::span).chain(behind.flatten()).chain(apertures.map(|bar| bar.host));
+            let decoded = bars.filter_map(Bar::span).chain(behind).chain(apertures.map(|bar| bar.host));
             decoded.map(|Host(span)| span).find(|other| other.overlaps(span))
         };
         if let Some(span) = firmware.filter(|span| is_led_to(span) && decoder(*span).is_none()) {
@@ -321,7 +320,9 @@ impl Search<'_, '_> {
     fn guest_bar(&self, found: &VirtualFunctions, bar: Bar) -> Result<u64, Cause> {
         let (guest, size) = (self.relocation.guest, bar.size().saturating_mul(found.count.into()));
         // What stays is at first where firmware put it.
-        if let Some(Host(span)) = self.sriov.span(&bar).filter(|_| self.plan.relocation_of(found.physical).is_none()) {
+        if let Some(Host(span)) =
+            bar.span_of_all(found.count).filter(|_| self.plan.relocation_of(found.physical).is_none())
+        {
             return Ok(span.start());
         }
         let is_here = |other: &&VirtualFunctions| other.guest.0.nth(0).bus() == guest.0.bus();

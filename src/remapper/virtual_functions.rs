@@ -9,7 +9,7 @@ use super::state::Fingerprint;
 use super::touched::Touched;
 use super::window::Trapped;
 use crate::access::{Access, Dword};
-use crate::address::{Bdf, Guest, Host, Span, halves};
+use crate::address::{Bdf, Guest, Host, halves};
 use crate::decision::{ReadDecision, WriteDecision};
 use crate::plan::{Addresses, MsixTable, Plan, PlanError, VirtualFunctions, is_reached};
 use crate::spec::bar::BarKind;
@@ -230,11 +230,9 @@ impl Touched {
         all.is_inert = true;
         let bars = sriov.vf_bars.iter().flatten().filter(|_| sriov.is_decoding());
         for bar in bars.filter(|bar| is_reached(plan, function.bdf(), bar)) {
-            let size = bar.size().saturating_mul(sriov.enabled_vfs().into());
-            let span = bar.span().and_then(|Host(one)| Span::new(one.start(), size));
-            if let Some(span) = span {
+            if let Some(span) = bar.span_of_all(sriov.enabled_vfs()) {
                 let dword = bar_register(sriov, bar.number());
-                all.add_parts(bar.kind(), dword, size, Host(span), Trapped::None, Command::empty());
+                all.add_parts(bar.kind(), dword, span.0.len(), span, Trapped::None, Command::empty());
             }
         }
         all

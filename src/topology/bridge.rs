@@ -3,6 +3,7 @@
 use zerocopy::FromBytes;
 
 use crate::address::{Host, Span};
+use crate::delta::Space;
 use crate::spec::cardbus::CardBus;
 use crate::spec::header::HeaderType;
 use crate::spec::type1::Type1;
@@ -32,6 +33,15 @@ pub struct PrefetchableWindow {
 }
 
 impl Bridge {
+    /// What it forwards of a space.
+    pub(crate) fn windows(self, space: Space) -> impl Iterator<Item = Host<Span>> {
+        let windows = match space {
+            Space::Io => [self.io, None],
+            Space::Memory => [self.memory, self.prefetchable.map(|window| window.span)],
+        };
+        windows.into_iter().flatten()
+    }
+
     /// The bridge whose header this is; `None` for Type 0 headers and bridges with no bus behind them.
     pub(super) fn of(header_type: HeaderType, header: &[u8]) -> Option<Self> {
         let bridge = match header_type {

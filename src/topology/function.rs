@@ -360,6 +360,12 @@ impl Bar {
         }
     }
 
+    /// What a VF BAR decodes for so many Virtual Functions together; `None` for none, and where it has no address.
+    pub(crate) fn span_of_all(&self, count: u16) -> Option<Host<Span>> {
+        let Host(first) = self.span()?;
+        Span::new(first.start(), self.size.saturating_mul(count.into())).map(Host)
+    }
+
     /// Whether the Expansion ROM's own enable was set.
     pub const fn is_rom_enabled(&self) -> bool {
         self.rom_enabled
@@ -460,15 +466,9 @@ impl SrIov {
         self.is_enabled() && self.register(sriov::CONTROL) & sriov::VF_MEMORY_SPACE_ENABLE != 0
     }
 
-    /// What a VF BAR decodes for all Virtual Functions together, where it has an address.
-    pub(crate) fn span(&self, bar: &Bar) -> Option<Host<Span>> {
-        let Host(first) = bar.span()?;
-        Span::new(first.start(), bar.size().saturating_mul(self.total_vfs.into())).map(Host)
-    }
-
-    /// The same of all VF BARs.
+    /// What all VF BARs that have an address decode for all the Virtual Functions there can be.
     pub(crate) fn spans(&self) -> impl Iterator<Item = Host<Span>> {
-        self.vf_bars.iter().flatten().filter_map(|bar| self.span(bar))
+        self.vf_bars.iter().flatten().filter_map(|bar| bar.span_of_all(self.total_vfs))
     }
 
     fn read(dword: Dword, read: &mut impl FnMut(Dword) -> u32, sizes: &BarSizes) -> Self {

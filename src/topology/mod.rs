@@ -165,6 +165,13 @@ impl<'t> TopologyView<'t> {
         self.functions.iter().find(|function| function.bridge().is_some_and(|bridge| bridge.secondary == bus))
     }
 
+    /// The bridges on the way up from a bus, the nearest first.
+    pub(crate) fn way_up(self, bus: u8) -> impl Iterator<Item = &'t Function> + use<'t> {
+        // A bridge is on a lower bus than what is behind it, so the way up ends.
+        let above = move |bus: u8| self.bridge_to(bus).filter(|bridge| bridge.bdf().0.bus() < bus);
+        core::iter::successors(above(bus), move |bridge| above(bridge.bdf().0.bus()))
+    }
+
     /// Whether some host bridge leads to this bus: something is on it, or a window names it, and no bridge leads there.
     pub fn is_root_bus(self, bus: u8) -> bool {
         let known = self.bus(bus).next().is_some() || self.root_windows(bus).next().is_some();

@@ -15,8 +15,7 @@ impl<'t> TopologyView<'t> {
     /// The Requester IDs that bridges above a function put in place of its own, from the bottom up, as Linux's
     /// `pci_for_each_dma_alias`. The last is what reaches the Root Complex.
     pub fn bridge_aliases(self, host: Host<Bdf>) -> impl Iterator<Item = Host<Bdf>> + use<'t> {
-        let above = move |bus: u8| self.bridge_to(bus).filter(|bridge| bridge.bdf().0.bus() < bus);
-        core::iter::successors(above(host.0.bus()), move |bridge| above(bridge.bdf().0.bus())).filter_map(alias)
+        self.way_up(host.0.bus()).filter_map(alias)
     }
 
     /// The Requester ID a function's requests carry at the Root Complex, phantom functions aside.

@@ -7,7 +7,7 @@ use pci_remap::mechanism::{ConfigAddress, PortAccess};
 use pci_remap::sim::vm::TOUCHED;
 use pci_remap::topology::ConfigSpace;
 use pci_remap::{
-    Access, Bdf, Guest, Host, MapDelta, ReadDecision, Remapper, Space, Span, Translation, Width, WriteDecision,
+    Access, Bdf, Guest, Host, MapDelta, ReadDecision, Remapper, Replay, Space, Span, Translation, Width, WriteDecision,
 };
 
 use crate::console::Port;
@@ -127,8 +127,7 @@ impl Bus {
         self.counts.config += 1;
         let mut outcome = self.remapper.write(access, value);
         if let Some(replay) = outcome.replay() {
-            let state = replay.reads().map(|access| self.hardware.read(access));
-            replay.writes(state).for_each(|write| self.hardware.write(write.to, write.value));
+            make(replay, &mut self.hardware);
         }
         match outcome.decision {
             WriteDecision::Passthrough => self.hardware.write(Host(access.0), value),
@@ -151,8 +150,7 @@ impl Bus {
                 break;
             }
             while let Some(replay) = replays.next() {
-                let state = replay.reads().map(|access| self.hardware.read(access));
-                replay.writes(state).for_each(|write| self.hardware.write(write.to, write.value));
+                make(replay, &mut self.hardware);
             }
         }
         apply(self.remapper.pending(), &mut self.second_stage, &self.hardware);
@@ -244,6 +242,14 @@ impl Bus {
         if let Some(host) = self.remapper.to_host(guest).unwrap_or(Some(Host(guest.0))) {
             self.hardware.ring(host);
         }
+    }
+}
+
+/// Brings back what a reset made a function forget.
+fn make(replay: Replay<'_, TOUCHED>, hardware: &mut Hardware) {
+    let state = replay.reads().map(|access| hardware.read(access));
+    for write in replay.writes(state) {
+        hardware.write(write.to, write.value);
     }
 }
 

@@ -9,8 +9,8 @@ use pci_remap::mechanism::{ConfigAddress, Ecam, PortAccess};
 use pci_remap::remapper::TrapRange;
 use pci_remap::topology::ConfigSpace;
 use pci_remap::{
-    Access, Bdf, Guest, Host, MapOp, Plan, ReadDecision, Relocation, Remapper, Space, Span, Topology, Translation,
-    Width, WriteDecision,
+    Access, Bdf, Guest, Host, MapOp, Plan, ReadDecision, Relocation, Remapper, Replay, Space, Span, Topology,
+    Translation, Width, WriteDecision,
 };
 
 use crate::acpi::Tables;
@@ -146,10 +146,7 @@ impl Pci {
         let mut outcome = self.remapper.write(access, value);
         if let Some(replay) = outcome.replay() {
             say!("replays what {} forgot", replay.function().0);
-            let state = replay.reads().map(|access| self.hardware.read(access));
-            for write in replay.writes(state) {
-                self.hardware.write(write.to, write.value);
-            }
+            make(replay, &mut self.hardware);
         }
         match outcome.decision {
             WriteDecision::Passthrough => self.hardware.write(Host(access.0), value),
@@ -177,12 +174,17 @@ impl Pci {
                 break;
             }
             while let Some(replay) = replays.next() {
-                let state = replay.reads().map(|access| self.hardware.read(access));
-                for write in replay.writes(state) {
-                    self.hardware.write(write.to, write.value);
-                }
+                make(replay, &mut self.hardware);
             }
         }
+    }
+}
+
+/// Brings back what a reset made a function forget.
+fn make(replay: Replay<'_, TOUCHED>, hardware: &mut Hardware) {
+    let state = replay.reads().map(|access| hardware.read(access));
+    for write in replay.writes(state) {
+        hardware.write(write.to, write.value);
     }
 }
 
